@@ -1,0 +1,69 @@
+"""The HTTP client that is used when the user brings none: httpx's API over aiohttp's engine.
+
+Imported at the first open, in a thread, because httpx and aiohttp take their time.
+"""
+
+from __future__ import annotations
+
+import ssl
+import urllib.request
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+_CONNECTIONS_PER_HOST = 256
+
+
+def create_ssl_context() -> ssl.SSLContext:
+    """Load the trusted CAs (``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` are honoured); reads files."""
+    return httpx.create_ssl_context()
+
+
+def create_client(ssl_context: ssl.SSLContext) -> httpx.AsyncClient:
+    """Build a client that stores no cookies and bounds its connections per host.
+
+    ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` are read now.
+    """
+    session = aiohttp.ClientSession(
+        cookie_jar=aiohttp.DummyCookieJar(),
+        connector=aiohttp.TCPConnector(
+            limit=0, limit_per_host=_CONNECTIONS_PER_HOST, ssl=ssl_context
+        ),
+    )
+    return httpx.AsyncClient(
+        transport=_EnvironmentProxies(session, ssl_context, urllib.request.getproxies()),
+        cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
+    )
+
+
+class _EnvironmentProxies(httpx.AsyncBaseTransport):
+    """Chooses a proxy for each request as the environment says.
+
+    aiohttp's own ``trust_env`` is left off: it reads ``.netrc`` in a thread at every request, and
+    fails where that file names a host for which we send a bearer token.
+    """
+
+    def __init__(
+        self, session: aiohttp.ClientSession, ssl_context: ssl.SSLContext, proxies: dict[str, str]
+    ) -> None:
+        self._proxies = proxies
+        self._direct = AiohttpTransport(verify=ssl_context, client=session)
+        self._by_scheme = {
+            scheme: AiohttpTransport(verify=ssl_context, client=session, proxy=httpx.Proxy(url))
+            for scheme in ("http", "https")
+            if (url := proxies.get(scheme) or proxies.get("all"))
+        }
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._route(request.url).handle_async_request(request)
+
+    def _route(self, url: httpx.URL) -> AiohttpTransport:
+        proxied = self._by_scheme.get(url.scheme)
+        if proxied is None or urllib.request.proxy_bypass(url.netloc.decode("ascii")):
+            return self._direct
+        return proxied
+
+    async def aclose(self) -> None:
+        await self._direct.aclose()

@@ -1,0 +1,211 @@
+"""The values that tokens turn into: the user, the token for an API, its key, and the grants."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from ._types import Secret
+from .errors import ExpiredTokenError
+
+__all__ = [
+    "AccessToken",
+    "AnonymousUser",
+    "Credentials",
+    "Grant",
+    "OnBehalfOfGrant",
+    "TokenEndpoint",
+    "TokenKey",
+    "User",
+    "token_digest",
+]
+
+_ASSERTION_MARGIN = 2.0
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class User:
+    """The caller whose access token was verified. Key your data by `tid` and `oid` together."""
+
+    oid: str
+    """The user's object id in the tenant."""
+    tid: str
+    """The tenant id."""
+    claims: Mapping[str, Any]
+    """The verified claims of the token."""
+    scopes: tuple[str, ...]
+    """The delegated permissions (``scp``)."""
+    roles: tuple[str, ...]
+    """The app roles (``roles``)."""
+    expires_at: float
+    """When the token ends (``exp``), seconds since the epoch."""
+    is_app: bool = False
+    """Whether an application calls for itself, without a user."""
+
+    @property
+    def is_authenticated(self) -> bool:
+        """True; Starlette asks for it."""
+        return True
+
+    @property
+    def identity(self) -> str:
+        """``tid.oid``, unique over all tenants."""
+        return f"{self.tid}.{self.oid}"
+
+    @property
+    def display_name(self) -> str:
+        """A name to show, never to decide by; empty if the token has none."""
+        name = self.claims.get("name")
+        return name if isinstance(name, str) else ""
+
+    def __repr__(self) -> str:
+        return f"User(scopes={self.scopes!r}, roles={self.roles!r}, is_app={self.is_app})"
+
+
+class AnonymousUser:
+    """Who calls a public path, or without a token where authentication is optional."""
+
+    is_authenticated = False
+    identity = ""
+    display_name = ""
+
+
+class Credentials:
+    """The granted scopes, in the form that Starlette's ``request.auth`` has."""
+
+    __slots__ = ("scopes",)
+
+    def __init__(self, scopes: tuple[str, ...] = ()) -> None:
+        self.scopes = list(scopes)
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    """A token for a downstream API."""
+
+    token: str = field(repr=False)
+    """The bearer token itself."""
+    expires_at: float
+    """When it ends, seconds since the epoch."""
+    refresh_at: float = field(repr=False)
+    """From when on it is worth renewing, seconds since the epoch."""
+
+
+class TokenKey(NamedTuple):
+    """Everything that a token depends on; two different keys never share a token."""
+
+    kind: str
+    authority: str
+    tenant_id: str
+    client_id: str
+    owner: str
+    binding: bytes
+    scopes: tuple[str, ...]
+    claims: str | None
+
+    def digest(self) -> str:
+        """Return SHA-256 over the length-prefixed parts, as hex."""
+        hasher = hashlib.sha256()
+        texts = (self.kind, self.authority, self.tenant_id, self.client_id, self.owner)
+        parts = [text.encode() for text in texts]
+        parts.append(self.binding)
+        parts.append(b"" if self.claims is None else b"=" + self.claims.encode())
+        parts.extend(scope.encode() for scope in self.scopes)
+        for part in parts:
+            hasher.update(len(part).to_bytes(8, "big"))
+            hasher.update(part)
+        return hasher.hexdigest()
+
+    def __repr__(self) -> str:
+        return f"TokenKey({self.digest()[:12]}…)"
+
+
+class TokenEndpoint(Protocol):
+    """What a grant needs of Entra's token endpoint."""
+
+    async def on_behalf_of(
+        self,
+        tenant_id: str,
+        assertion: Secret,
+        scopes: tuple[str, ...],
+        *,
+        claims: str | None,
+        correlation_id: str,
+    ) -> AccessToken: ...
+
+
+class Grant(Protocol):
+    """A right to get tokens: a user's call, a session, or the app itself."""
+
+    def key(self, scopes: tuple[str, ...], claims: str | None) -> TokenKey:
+        """Return what a token of this grant is kept under."""
+        ...
+
+    async def redeem(
+        self,
+        endpoint: TokenEndpoint,
+        scopes: tuple[str, ...],
+        *,
+        claims: str | None,
+        correlation_id: str,
+    ) -> AccessToken:
+        """Get a token at the endpoint."""
+        ...
+
+
+class OnBehalfOfGrant:
+    """The right to act for the user whose access token came with the request.
+
+    Args:
+        user: who calls.
+        assertion: the incoming access token, as sent in the grant (RFC 7523).
+        digest: its SHA-256.
+        authority: the sign-in service.
+        client_id: our app registration.
+    """
+
+    __slots__ = ("_assertion", "_authority", "_client_id", "_digest", "_user")
+
+    def __init__(
+        self, user: User, assertion: Secret, digest: bytes, *, authority: str, client_id: str
+    ) -> None:
+        self._user = user
+        self._assertion = assertion
+        self._digest = digest
+        self._authority = authority
+        self._client_id = client_id
+
+    def key(self, scopes: tuple[str, ...], claims: str | None) -> TokenKey:
+        user = self._user
+        return TokenKey(
+            "obo",
+            self._authority,
+            user.tid,
+            self._client_id,
+            user.oid,
+            self._digest,
+            scopes,
+            claims,
+        )
+
+    async def redeem(
+        self,
+        endpoint: TokenEndpoint,
+        scopes: tuple[str, ...],
+        *,
+        claims: str | None,
+        correlation_id: str,
+    ) -> AccessToken:
+        if self._user.expires_at - _ASSERTION_MARGIN < time.time():
+            raise ExpiredTokenError("the token is about to expire, too late to exchange it")
+        return await endpoint.on_behalf_of(
+            self._user.tid, self._assertion, scopes, claims=claims, correlation_id=correlation_id
+        )
+
+
+def token_digest(token: str) -> bytes:
+    """Return SHA-256 of the exact bytes of a token."""
+    return hashlib.sha256(token.encode()).digest()
