@@ -1,0 +1,165 @@
+"""Which token: from memory where there is one, else by one exchange that all who want it share."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from functools import partial
+from typing import Final, NamedTuple
+
+from ._flights import Flights
+from ._lru import LRU
+from .cache import TokenCache
+from .errors import (
+    AccessDeniedError,
+    AssertionRejectedError,
+    InteractionRequiredError,
+    InvalidTokenError,
+    KeysUnavailableError,
+    OboError,
+    TokenAcquisitionError,
+    clone_error,
+)
+from .tokens import AccessToken, Grant, TokenEndpoint, TokenKey
+
+logger = logging.getLogger(__name__)
+
+EARLY_EXPIRY: Final = 10.0
+"""Seconds before its end from which on a token is not handed out any more."""
+
+_MAX_FAILURES = 10_000
+_BYPASS_INTERVAL = 1.0
+_INTERACTION_SECONDS = 2.0
+_DENIED_SECONDS = 60.0
+_CONFIGURATION_SECONDS = 5.0
+
+
+class _Failure(NamedTuple):
+    error: OboError
+    until: float
+    bypassed_at: float
+
+
+class Acquirer:
+    """Acquires tokens for grants.
+
+    A token in memory costs no I/O and no switch of tasks. A token near its end is renewed in the
+    background and served meanwhile, also while Entra is down. Failures are remembered for seconds,
+    by token key, so that no user ever waits for, or learns of, another user's failure.
+
+    Args:
+        endpoint: where grants are redeemed.
+        cache: where tokens are kept.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        endpoint: TokenEndpoint,
+        cache: TokenCache,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._endpoint = endpoint
+        self._cache = cache
+        self._clock = clock
+        self._flights: Flights[AccessToken | OboError] = Flights()
+        self._failures: LRU[TokenKey, _Failure] = LRU(_MAX_FAILURES)
+
+    async def acquire_token(
+        self,
+        grant: Grant,
+        scopes: tuple[str, ...],
+        *,
+        claims: str | None = None,
+        bypass_failures: bool = False,
+    ) -> AccessToken:
+        """Return a token that is valid for at least some seconds more.
+
+        Args:
+            grant: whose token.
+            scopes: what for; as `config.check_scopes` returns them.
+            claims: the claims challenge that the token has to meet.
+            bypass_failures: ask Entra although it has just refused (the user has consented since);
+                heeded once a second.
+
+        Raises:
+            TokenAcquisitionError: as the tree says.
+            KeysUnavailableError: the metadata that names the token endpoint cannot be had.
+        """
+        key = grant.key(scopes, claims)
+        token = self._cache.get(key)
+        if token is not None:
+            now = self._clock()
+            if token.expires_at - EARLY_EXPIRY > now:
+                if token.refresh_at <= now:
+                    self._renew(key, grant)
+                return token
+        self._raise_remembered(key, bypass_failures)
+        outcome = await self._flights.join(key, partial(self._redeem, key, grant))
+        if isinstance(outcome, OboError):
+            raise clone_error(outcome)
+        return outcome
+
+    async def aclose(self) -> None:
+        """End what is under way in the running loop."""
+        await self._flights.aclose()
+
+    def _remembered(self, key: TokenKey) -> _Failure | None:
+        failure = self._failures.get(key)
+        return failure if failure is not None and self._clock() < failure.until else None
+
+    def _raise_remembered(self, key: TokenKey, bypass: bool) -> None:
+        failure = self._remembered(key)
+        if failure is None:
+            return
+        now = self._clock()
+        is_refusal = getattr(failure.error, "retry_after", None) is None
+        if bypass and is_refusal and now - failure.bypassed_at >= _BYPASS_INTERVAL:
+            self._failures.put(key, failure._replace(bypassed_at=now))
+        else:
+            raise clone_error(failure.error)
+
+    def _renew(self, key: TokenKey, grant: Grant) -> None:
+        """Renew in the background what is still valid, not again for a while if that fails."""
+        if self._remembered(key) is None:
+            self._flights.start(key, partial(self._redeem, key, grant))
+
+    async def _redeem(self, key: TokenKey, grant: Grant) -> AccessToken | OboError:
+        """Redeem the grant and keep what comes of it; a failure is returned, not raised."""
+        correlation_id = str(uuid.uuid4())
+        try:
+            token = await grant.redeem(
+                self._endpoint, key.scopes, claims=key.claims, correlation_id=correlation_id
+            )
+        except (TokenAcquisitionError, InvalidTokenError, KeysUnavailableError) as error:
+            # The traceback would keep the frames, and the token in them, alive.
+            failure = clone_error(error)
+        else:
+            self._cache.put(key, token)
+            self._failures.drop(key)
+            logger.debug("token acquired: %s (%s)", key, correlation_id)
+            return token
+        before = self._failures.get(key)
+        self._failures.put(
+            key,
+            _Failure(
+                failure,
+                until=self._clock() + _memory_of(failure),
+                bypassed_at=before.bypassed_at if before else float("-inf"),
+            ),
+        )
+        logger.warning("no token acquired: %s (%s)", failure, correlation_id)
+        return failure
+
+
+def _memory_of(error: OboError) -> float:
+    """Return for how many seconds a failure is remembered."""
+    if isinstance(error, InteractionRequiredError):
+        return _INTERACTION_SECONDS
+    if isinstance(error, AccessDeniedError | AssertionRejectedError | InvalidTokenError):
+        return _DENIED_SECONDS
+    retry_after = getattr(error, "retry_after", None)
+    return _CONFIGURATION_SECONDS if retry_after is None else float(retry_after)
