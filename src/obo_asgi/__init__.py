@@ -1,0 +1,58 @@
+"""Call other APIs as the user who called yours: OAuth 2.0 On-Behalf-Of for ASGI apps."""
+
+from .cache import TokenCache
+from .config import ANY_TENANT, AppRegistration, DownstreamAPI, any_of
+from .credentials import ClientSecret
+from .downstream import APIClient, Downstream, RequestOptions
+from .errors import (
+    AccessDeniedError,
+    AssertionRejectedError,
+    AuthenticationRequiredError,
+    ConfigurationError,
+    DownstreamError,
+    DownstreamTimeoutError,
+    ExpiredTokenError,
+    InsufficientScopeError,
+    InteractionRequiredError,
+    InvalidTokenError,
+    KeysUnavailableError,
+    OboError,
+    TokenAcquisitionError,
+)
+from .middleware import SCOPE_KEY, OnBehalfOfMiddleware, downstream_from
+from .on_behalf_of import OnBehalfOf
+from .responses import ErrorResponse, error_response
+from .tokens import AccessToken, User
+
+__all__ = [
+    "ANY_TENANT",
+    "APIClient",
+    "AccessDeniedError",
+    "AccessToken",
+    "AppRegistration",
+    "AssertionRejectedError",
+    "AuthenticationRequiredError",
+    "ClientSecret",
+    "ConfigurationError",
+    "Downstream",
+    "DownstreamAPI",
+    "DownstreamError",
+    "DownstreamTimeoutError",
+    "ErrorResponse",
+    "ExpiredTokenError",
+    "InsufficientScopeError",
+    "InteractionRequiredError",
+    "InvalidTokenError",
+    "KeysUnavailableError",
+    "OboError",
+    "OnBehalfOf",
+    "OnBehalfOfMiddleware",
+    "RequestOptions",
+    "SCOPE_KEY",
+    "TokenAcquisitionError",
+    "TokenCache",
+    "User",
+    "any_of",
+    "downstream_from",
+    "error_response",
+]

@@ -1,0 +1,165 @@
+"""The wiring: one object owns clients, keys and caches, and hands each floor what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from ._http import HTTPClients, make_shareable
+from ._types import HTTPClient, Secret
+from .acquirer import Acquirer
+from .cache import TokenCache
+from .config import AppRegistration, DownstreamAPI, Requirement, requirement
+from .downstream import Downstream, DownstreamContext
+from .errors import ConfigurationError
+from .metadata import Metadata
+from .token_endpoint import TokenEndpoint
+from .tokens import OnBehalfOfGrant, User, token_digest
+from .verifier import Verifier
+
+__all__ = ["OnBehalfOf"]
+
+
+class OnBehalfOf:
+    """Verifies callers and calls downstream APIs on their behalf.
+
+    It opens itself at its first use in an event loop, and may be used in several loops, one after
+    the other or in several threads. The middleware closes it at the end of the lifespan; elsewhere
+    use ``async with obo:`` or `aclose`.
+
+    Args:
+        registration: the app registration of this API.
+        downstream: the downstream APIs by name.
+        required_scopes: the scopes that a user's token must hold, all of them; `any_of` for one of
+            several; any scope if left out.
+        app_roles: app roles that let an application in that calls for itself, without a user; if
+            left out such callers get a 403. Roles never stand in for scopes.
+        cache: where tokens are kept; in memory if left out.
+        http_client: an ``httpx.AsyncClient`` for Entra and every API, which you close; our own if
+            left out. It stores no cookies from then on.
+
+    Raises:
+        ConfigurationError: an argument is wrong; the message says what to change.
+    """
+
+    def __init__(
+        self,
+        registration: AppRegistration,
+        *,
+        downstream: Mapping[str, DownstreamAPI] | None = None,
+        required_scopes: Sequence[str] | Requirement | None = None,
+        app_roles: Sequence[str] | Requirement | None = None,
+        cache: TokenCache | None = None,
+        http_client: HTTPClient | None = None,
+    ) -> None:
+        if not isinstance(registration, AppRegistration):
+            raise ConfigurationError("the first argument must be an AppRegistration")
+        if http_client is not None and not hasattr(http_client, "build_request"):
+            raise ConfigurationError("http_client must be an httpx.AsyncClient or one of its kind")
+        self.registration = registration
+        self._apis = _check_apis(downstream or {})
+        self._clients = HTTPClients(http_client)
+        self._metadata = {
+            version: Metadata(registration, version, self._clients.get)
+            for version in ("1.0", "2.0")
+        }
+        self._verifier = Verifier(
+            registration,
+            self._metadata,
+            required_scopes=_optional(required_scopes, "required_scopes"),
+            app_roles=_optional(app_roles, "app_roles"),
+        )
+        self._endpoint = TokenEndpoint(
+            registration, self._clients.get, self._metadata["2.0"].document
+        )
+        self._acquirer = Acquirer(self._endpoint, TokenCache() if cache is None else cache)
+        self._context = DownstreamContext(self._apis, self._acquirer, self._clients.get)
+
+    async def open(self) -> None:
+        """Make ready for the running event loop; done by itself at the first use.
+
+        Raises:
+            ConfigurationError: an HTTP client cannot be shared between users.
+        """
+        for api in self._apis.values():
+            if api.http_client is not None:
+                make_shareable(api.http_client)
+        await self._clients.open()
+
+    async def verify(self, token: str) -> User:
+        """Verify an access token and return who calls.
+
+        Raises:
+            InvalidTokenError: the token is refused; `ExpiredTokenError` if it is past its end.
+            InsufficientScopeError: the token lacks a required scope.
+            KeysUnavailableError: the signing keys cannot be had now.
+        """
+        return await self._verify(token, token_digest(token))
+
+    async def downstream_for(self, token: str, *, bypass_failures: bool = False) -> Downstream:
+        """Verify an access token and return the downstream APIs for its user.
+
+        Args:
+            token: the access token of the request.
+            bypass_failures: ask Entra anew although it has just refused this user, because the
+                caller says that something has changed (``Cache-Control: no-cache``).
+
+        Raises:
+            As `verify` does.
+        """
+        digest = token_digest(token)
+        user = await self._verify(token, digest)
+        registration = self.registration
+        grant = None
+        if not user.is_app:
+            grant = OnBehalfOfGrant(
+                user,
+                Secret(token),
+                digest,
+                authority=registration.authority,
+                client_id=registration.client_id,
+            )
+        return Downstream(self._context, user, grant, bypass_failures=bypass_failures)
+
+    def made(self, value: object) -> bool:
+        """Tell whether a value is a `Downstream` that this object made."""
+        return isinstance(value, Downstream) and value.belongs_to(self._context)
+
+    async def aclose(self) -> None:
+        """End what is under way in the running event loop and close our own HTTP client."""
+        await self._acquirer.aclose()
+        await self._endpoint.aclose()
+        for metadata in self._metadata.values():
+            await metadata.aclose()
+        await self._clients.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def _verify(self, token: str, digest: bytes) -> User:
+        if not self._clients.ready:
+            await self.open()
+        return self._verifier.recall(digest) or await self._verifier.verify(token)
+
+
+def _check_apis(apis: Mapping[str, DownstreamAPI]) -> dict[str, DownstreamAPI]:
+    for name, api in apis.items():
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError("downstream maps names to DownstreamAPI; a name is missing")
+        if not isinstance(api, DownstreamAPI):
+            raise ConfigurationError(f"downstream[{name!r}] must be a DownstreamAPI, not {api!r}")
+    return dict(apis)
+
+
+def _optional(names: Sequence[str] | Requirement | None, argument: str) -> Requirement | None:
+    return None if names is None else requirement(names, argument)
