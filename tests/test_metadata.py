@@ -241,7 +241,7 @@ async def test_last_known_good_keys_serve_for_a_bounded_time() -> None:
 
 
 async def test_a_failed_first_fetch_is_repeated_after_a_pause() -> None:
-    """A sign-in service that is down at start is asked again every few seconds, not at each request."""
+    """A sign-in service that is down is asked again every few seconds, not at each request."""
     service, clock = SignInService(), Clock()
     service.answer = httpx.ConnectError("down")
     metadata = metadata_of(service, clock)

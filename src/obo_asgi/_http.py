@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ._flights import Flights
 from ._types import HTTPClient
@@ -46,6 +46,9 @@ class FetchFailed(Exception):
 class HTTPClients:
     """The clients in use: the user's own, or ours, one for each event loop.
 
+    Ours is closed with its loop at the latest: it is held by an asynchronous generator, which
+    ``loop.shutdown_asyncgens()`` ends (as ``asyncio.run`` does).
+
     Args:
         client: the user's own client, which the user closes; None for ours.
     """
@@ -53,7 +56,7 @@ class HTTPClients:
     def __init__(self, client: HTTPClient | None) -> None:
         self._own = client
         self._own_ready = False
-        self._by_loop: dict[asyncio.AbstractEventLoop, HTTPClient] = {}
+        self._by_loop: dict[asyncio.AbstractEventLoop, _Held] = {}
         self._opening: Flights[None] = Flights()
 
     @property
@@ -73,18 +76,33 @@ class HTTPClients:
         create_client, ssl_context = await asyncio.to_thread(_load_default_client)
         for closed in [loop for loop in self._by_loop if loop.is_closed()]:
             del self._by_loop[closed]
-        self._by_loop[asyncio.get_running_loop()] = create_client(ssl_context)
+        client = create_client(ssl_context)
+        holder = _hold(client)
+        await anext(holder)
+        self._by_loop[asyncio.get_running_loop()] = _Held(client, holder)
 
     def get(self) -> HTTPClient:
         """Return the client of the running loop, which `open` has made."""
-        return self._own or self._by_loop[asyncio.get_running_loop()]
+        return self._own or self._by_loop[asyncio.get_running_loop()].client
 
     async def aclose(self) -> None:
         """Close our own client of the running loop."""
         await self._opening.aclose()
-        client = self._by_loop.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.aclose()
+        held = self._by_loop.pop(asyncio.get_running_loop(), None)
+        if held is not None:
+            await held.holder.aclose()
+
+
+class _Held(NamedTuple):
+    client: HTTPClient
+    holder: AsyncGenerator[None, None]
+
+
+async def _hold(client: HTTPClient) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        await client.aclose()
 
 
 def _load_default_client() -> tuple[Any, Any]:

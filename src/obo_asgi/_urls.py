@@ -10,6 +10,7 @@ from .errors import ConfigurationError
 
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_MAX_DECODES = 8
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -114,9 +115,10 @@ def _inside(base_url: str, url: str) -> str:
 def _has_dot_segment(path: str) -> bool:
     """Find ``.`` and ``..`` segments, backslashes and control characters at any decode depth.
 
-    ``..;x`` counts as well: servlet containers drop what follows the semicolon.
+    ``..;x`` counts as well: servlet containers drop what follows the semicolon. What is encoded
+    more often than any server decodes counts too.
     """
-    while True:
+    for _ in range(_MAX_DECODES):
         segments = {segment.partition(";")[0] for segment in path.split("/")}
         if _FORBIDDEN.search(path) or not segments.isdisjoint({".", ".."}):
             return True
@@ -124,3 +126,4 @@ def _has_dot_segment(path: str) -> bool:
         if decoded == path:
             return False
         path = decoded
+    return True

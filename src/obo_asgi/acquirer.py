@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 EARLY_EXPIRY: Final = 10.0
 """Seconds before its end from which on a token is not handed out any more."""
 
-_MAX_FAILURES = 10_000
 _BYPASS_INTERVAL = 1.0
 _INTERACTION_SECONDS = 2.0
 _DENIED_SECONDS = 60.0
@@ -53,6 +52,7 @@ class Acquirer:
         endpoint: where grants are redeemed.
         cache: where tokens are kept.
         clock: seconds since the epoch.
+        max_failures: how many failures are remembered at most.
     """
 
     def __init__(
@@ -61,12 +61,13 @@ class Acquirer:
         cache: TokenCache,
         *,
         clock: Callable[[], float] = time.time,
+        max_failures: int = 10_000,
     ) -> None:
         self._endpoint = endpoint
         self._cache = cache
         self._clock = clock
         self._flights: Flights[AccessToken | OboError] = Flights()
-        self._failures: LRU[TokenKey, _Failure] = LRU(_MAX_FAILURES)
+        self._failures: LRU[TokenKey, _Failure] = LRU(max_failures)
 
     async def acquire_token(
         self,

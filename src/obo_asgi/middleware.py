@@ -86,7 +86,7 @@ class OnBehalfOfMiddleware:
             await send(message)
 
         try:
-            await self._serve(scope, receive, watch)
+            await self._call(await self._authenticate(scope), receive, watch)
         except Exception as error:
             answer = None if started else error_response(error)
             if answer is None:
@@ -120,9 +120,6 @@ class OnBehalfOfMiddleware:
             await send(message)
 
         await self.app(scope, receive, close_in_time)
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._call(await self._authenticate(scope), receive, send)
 
     async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
         downstream = scope[SCOPE_KEY]

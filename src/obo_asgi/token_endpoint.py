@@ -25,6 +25,7 @@ from ._lru import LRU
 from ._types import HTTPClient, Secret
 from .config import AppRegistration
 from .entra_errors import acquisition_error, unreachable
+from .errors import TokenAcquisitionError
 from .tokens import AccessToken
 
 if TYPE_CHECKING:
@@ -95,21 +96,15 @@ class TokenEndpoint:
     ) -> AccessToken:
         msal = await self._msal_client(tenant_id)
         answer = await self._post(_request_of(msal, call), correlation_id)
-        if answer is None:
-            raise unreachable(correlation_id)
-        body = _json_object(answer.body)
-        if answer.status_code == 200 and body:
-            token = _access_token(_result_of(msal, call, answer))
-            if token is None:
-                raise unreachable(correlation_id)
-            return token
-        raise acquisition_error(
-            body,
-            status_code=answer.status_code,
-            retry_after=answer.headers.get("retry-after"),
-            scopes=scopes,
-            correlation_id=correlation_id,
+        outcome = (
+            unreachable(correlation_id)
+            if answer is None
+            else _read(msal, call, answer, scopes, correlation_id)
         )
+        if isinstance(outcome, AccessToken):
+            return outcome
+        # Raised here, so that no frame of its traceback holds what Entra wrote.
+        raise outcome
 
     async def _post(self, request: _NeedsIO, correlation_id: str) -> Fetched | None:
         """Send a request, once more where Entra says nothing or fails; None if nothing came."""
@@ -262,10 +257,29 @@ def _result_of(
     recorded = _recorded.set(answer)
     try:
         return call(msal)
-    except (ValueError, TypeError, KeyError):  # such as an ID token that is none
+    except (ValueError, TypeError, KeyError, OverflowError):  # such as an ID token that is none
         return {}
     finally:
         _recorded.reset(recorded)
+
+
+def _read(
+    msal: ConfidentialClientApplication,
+    call: _Call,
+    answer: Fetched,
+    scopes: tuple[str, ...],
+    correlation_id: str,
+) -> AccessToken | TokenAcquisitionError:
+    body = _json_object(answer.body)
+    if answer.status_code == 200 and body:
+        return _access_token(_result_of(msal, call, answer)) or unreachable(correlation_id)
+    return acquisition_error(
+        body,
+        status_code=answer.status_code,
+        retry_after=answer.headers.get("retry-after"),
+        scopes=scopes,
+        correlation_id=correlation_id,
+    )
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
@@ -282,18 +296,19 @@ def _access_token(result: Mapping[str, Any]) -> AccessToken | None:
     if not isinstance(token, str) or not token:
         return None
     now = time.time()
-    lifetime = _seconds(result.get("expires_in"))
-    refresh_in = _seconds(result.get("refresh_in")) or max(lifetime - _EARLY, lifetime / 2)
+    lifetime = min(max(_number(result.get("expires_in")), 0.0), _MAX_LIFETIME)
+    refresh_on = _number(result.get("refresh_on"))  # MSAL's form of Entra's refresh_in
+    refresh_in = refresh_on - now if refresh_on > now else max(lifetime - _EARLY, lifetime / 2)
     refresh_in = min(refresh_in, lifetime) * random.uniform(0.9, 1.0)  # noqa: S311
     return AccessToken(token, now + lifetime, now + refresh_in)
 
 
-def _seconds(value: object) -> float:
-    """Return a number of seconds, also from a string, within bounds; 0 for anything else."""
+def _number(value: object) -> float:
+    """Return a finite number, also from a string; 0 for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return 0.0
     try:
-        seconds = float(value)
+        number = float(value)
     except (ValueError, OverflowError):
         return 0.0
-    return min(max(seconds, 0.0), _MAX_LIFETIME) if math.isfinite(seconds) else 0.0
+    return number if math.isfinite(number) else 0.0
