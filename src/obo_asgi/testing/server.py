@@ -1,0 +1,115 @@
+"""ASGI apps on real sockets with TLS, in a background thread."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import pathlib
+import shutil
+import socket
+import ssl
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from .._types import ASGIApp
+
+if TYPE_CHECKING:
+    import trustme
+    import uvicorn
+
+_START_TIMEOUT: Final = 10.0
+_authority_lock: Final = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server."""
+
+    url: str
+    """Its origin, such as ``https://localhost:43210``."""
+    ca_file: str
+    """A PEM file with the certificate authority that all servers of this process share."""
+
+
+@contextlib.contextmanager
+def serve(app: ASGIApp, *, tls: bool = True, port: int = 0) -> Iterator[Server]:
+    """Serve an ASGI app on a port of 127.0.0.1 while the block runs; its lifespan is run.
+
+    Needs uvicorn and trustme, the extra ``testing``.
+
+    Args:
+        app: the app; it runs in an event loop of its own, in another thread.
+        tls: with a certificate of the process's own authority; else plain HTTP.
+        port: 0 for any free one.
+
+    Raises:
+        OSError: the port is taken.
+        RuntimeError: the app's start-up failed.
+    """
+    with _authority_lock:
+        authority, ca_file = _certificate_authority()
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        url = f"{'https' if tls else 'http'}://localhost:{listener.getsockname()[1]}"
+        server = _server(app, authority if tls else None)
+        with _running(server, listener):
+            yield Server(url, ca_file)
+
+
+def _server(app: ASGIApp, authority: trustme.CA | None) -> uvicorn.Server:
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        interface="asgi3",
+        lifespan="auto",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=2,
+    )
+    config.load()
+    if authority is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+        config.ssl = context
+    return uvicorn.Server(config)
+
+
+@contextlib.contextmanager
+def _running(server: uvicorn.Server, listener: socket.socket) -> Iterator[None]:
+    def run() -> None:
+        with contextlib.suppress(SystemExit):  # how uvicorn ends when a start-up fails
+            server.run(sockets=[listener])
+
+    thread = threading.Thread(target=run, name="obo-asgi-server", daemon=True)
+    thread.start()
+    deadline = time.monotonic() + _START_TIMEOUT
+    try:
+        while not server.started:
+            if not thread.is_alive() or time.monotonic() > deadline:
+                raise RuntimeError("the app did not start; its log says why")
+            time.sleep(0.005)
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@functools.cache
+def _certificate_authority() -> tuple[trustme.CA, str]:
+    """Return the process's certificate authority and the file that holds its certificate."""
+    import trustme
+
+    authority = trustme.CA(organization_name="obo-asgi tests")
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="obo-asgi-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    ca_file = directory / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca_file))
+    return authority, str(ca_file)
