@@ -7,7 +7,7 @@ import json
 import logging
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 from urllib.parse import parse_qs
@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from obo_asgi import AccessToken, AppRegistration, ClientSecret
+from obo_asgi._msal_codec import request_of
 from obo_asgi._types import Secret
 from obo_asgi.errors import (
     AccessDeniedError,
@@ -271,10 +272,11 @@ async def test_a_failure_shows_no_secret(answer: Answer, caplog: pytest.LogCaptu
         assert [] == [text for text in shown if word in text]
 
 
-async def test_an_answer_without_a_request_is_a_bug() -> None:
+def test_an_answer_without_a_request_is_a_bug() -> None:
     """Should MSAL ever answer from nowhere, the call fails instead of returning it."""
-    from obo_asgi.token_endpoint import _request_of
 
-    answers_at_once: Callable[[Any], dict[str, Any]] = lambda msal: {}  # noqa: E731
+    def answer_at_once(msal: object) -> dict[str, Any]:
+        return {}
+
     with pytest.raises(RuntimeError, match="without asking"):
-        _request_of(None, answers_at_once)  # type: ignore[arg-type]
+        request_of(None, answer_at_once)

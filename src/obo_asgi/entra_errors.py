@@ -149,9 +149,10 @@ def unreachable(correlation_id: str) -> TokenAcquisitionError:
 
 def parse_retry_after(value: str | None, *, default: int) -> int:
     """Return the seconds of a Retry-After header, bounded; dates and nonsense mean the default."""
-    if value is None or not value.isascii() or not value.strip().isdigit() or len(value) > 9:
+    digits = (value or "").strip()
+    if not digits.isascii() or not digits.isdigit() or len(digits) > 9:
         return default
-    return min(max(int(value), 1), MAX_RETRY_AFTER)
+    return min(max(int(digits), 1), MAX_RETRY_AFTER)
 
 
 def _kind(

@@ -1,9 +1,4 @@
-"""Entra's token endpoint, spoken to by MSAL, which does no I/O and keeps nothing.
-
-MSAL is a codec here. Its HTTP client is a seam of its constructor: ours either returns the answer
-that was recorded for this call, or raises `_NeedsIO` with the request. We send that request with
-the asynchronous client, record the answer, and call MSAL again from the start.
-"""
+"""Entra's token endpoint: MSAL writes each request and reads its answer, we send it."""
 
 from __future__ import annotations
 
@@ -12,16 +7,16 @@ import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ._flights import Flights
 from ._http import Fetched, FetchFailed, fetch
 from ._lru import LRU
+from ._msal_codec import Call, NeedsIO, build_msal, request_of, result_of
 from ._types import HTTPClient, Secret
 from .config import AppRegistration
 from .entra_errors import acquisition_error, unreachable
@@ -33,17 +28,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CLIENT_CAPABILITIES: Final = ["cp1"]
-"""We handle claims challenges (continuous access evaluation)."""
-
 _TIMEOUT = 10.0
 _MAX_BYTES = 1024 * 1024
 _MAX_CLIENTS = 256
 _PAUSE = 1.0
 _MAX_LIFETIME = 7 * 24 * 3600.0
 _EARLY = 300.0
-
-_Call = Callable[["ConfidentialClientApplication"], dict[str, Any]]
 
 
 class TokenEndpoint:
@@ -92,10 +82,10 @@ class TokenEndpoint:
         return await self._acquire(tenant_id, call, scopes, correlation_id)
 
     async def _acquire(
-        self, tenant_id: str, call: _Call, scopes: tuple[str, ...], correlation_id: str
+        self, tenant_id: str, call: Call, scopes: tuple[str, ...], correlation_id: str
     ) -> AccessToken:
         msal = await self._msal_client(tenant_id)
-        answer = await self._post(_request_of(msal, call), correlation_id)
+        answer = await self._post(request_of(msal, call), correlation_id)
         outcome = (
             unreachable(correlation_id)
             if answer is None
@@ -106,7 +96,7 @@ class TokenEndpoint:
         # Raised here, so that no frame of its traceback holds what Entra wrote.
         raise outcome
 
-    async def _post(self, request: _NeedsIO, correlation_id: str) -> Fetched | None:
+    async def _post(self, request: NeedsIO, correlation_id: str) -> Fetched | None:
         """Send a request, once more where Entra says nothing or fails; None if nothing came."""
         answer = await self._try_post(request, correlation_id)
         if answer is None or (answer.status_code >= 500 and "retry-after" not in answer.headers):
@@ -114,7 +104,7 @@ class TokenEndpoint:
             answer = await self._try_post(request, correlation_id)
         return answer
 
-    async def _try_post(self, request: _NeedsIO, correlation_id: str) -> Fetched | None:
+    async def _try_post(self, request: NeedsIO, correlation_id: str) -> Fetched | None:
         client = self._client()
         try:
             return await fetch(
@@ -136,9 +126,7 @@ class TokenEndpoint:
         msal = self._msal.get(tenant_id)
         if msal is None:
             document = dict(await self._document(tenant_id))
-            build = partial(
-                asyncio.to_thread, _build_msal_client, self._registration, tenant_id, document
-            )
+            build = partial(asyncio.to_thread, build_msal, self._registration, tenant_id, document)
             msal = await self._builds.join(tenant_id, build)
             self._msal.put(tenant_id, msal)
         return msal
@@ -148,131 +136,16 @@ class TokenEndpoint:
         await self._builds.aclose()
 
 
-def _build_msal_client(
-    registration: AppRegistration, tenant_id: str, document: dict[str, Any]
-) -> ConfidentialClientApplication:
-    from msal import ConfidentialClientApplication, TokenCache
-
-    class NoTokenCache(TokenCache):  # type: ignore[misc]
-        """Keeps nothing; tokens are ours to keep."""
-
-        def add(self, event: object, now: object = None) -> None:
-            pass
-
-        def modify(self, *args: object, **kwargs: object) -> None:
-            pass
-
-    recorded = _recorded.set(Fetched(200, {}, msgspec.json.encode(document)))
-    try:
-        return ConfidentialClientApplication(
-            registration.client_id,
-            client_credential=registration.client_credential.reveal(),
-            authority=f"{registration.authority}/{tenant_id}",
-            instance_discovery=False,
-            client_capabilities=CLIENT_CAPABILITIES,
-            token_cache=NoTokenCache(),
-            http_client=_RecordedAnswers(),
-            http_cache=_NoHTTPCache(),
-        )
-    finally:
-        _recorded.reset(recorded)
-
-
-class _NeedsIO(BaseException):
-    """MSAL wants this request sent."""
-
-    def __init__(self, url: str, data: Mapping[str, str], headers: Mapping[str, str]) -> None:
-        super().__init__()
-        self.url = url
-        self.data = data
-        self.headers = headers
-
-
-_recorded: ContextVar[Fetched | None] = ContextVar("obo_asgi_recorded_answer", default=None)
-
-
-class _RecordedAnswers:
-    """MSAL's HTTP client: hands out the recorded answer of this call, or asks for I/O."""
-
-    def post(
-        self, url: str, *, data: Mapping[str, str], headers: Mapping[str, str], **_: object
-    ) -> _MSALResponse:
-        answer = _recorded.get()
-        if answer is None:
-            raise _NeedsIO(url, data, headers)
-        return _MSALResponse(answer)
-
-    def get(self, url: str, **_: object) -> _MSALResponse:
-        answer = _recorded.get()
-        if answer is None:
-            raise _NeedsIO(url, {}, {})
-        return _MSALResponse(answer)
-
-    def close(self) -> None:
-        pass
-
-
-class _MSALResponse:
-    def __init__(self, answer: Fetched) -> None:
-        self.status_code = answer.status_code
-        self.text = answer.body.decode()
-        self.headers: Mapping[str, str] = {}
-
-    def raise_for_status(self) -> None:
-        """MSAL calls this for 5xx answers, which never get here."""
-
-
-class _NoHTTPCache(MutableMapping[str, Any]):
-    """MSAL's HTTP cache, storing nothing: its throttling would be shared by all users."""
-
-    def __getitem__(self, key: str) -> NoReturn:
-        raise KeyError(key)
-
-    def __setitem__(self, key: str, value: object) -> None:
-        pass
-
-    def __delitem__(self, key: str) -> None:
-        raise KeyError(key)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
-
-
-def _request_of(msal: ConfidentialClientApplication, call: _Call) -> _NeedsIO:
-    """Run MSAL up to the request that it wants sent."""
-    try:
-        call(msal)
-    except _NeedsIO as request:
-        return request.with_traceback(None)
-    raise RuntimeError("MSAL answered without asking the token endpoint")
-
-
-def _result_of(
-    msal: ConfidentialClientApplication, call: _Call, answer: Fetched
-) -> Mapping[str, Any]:
-    """Run MSAL to its end with the answer that came; empty if it cannot read the answer."""
-    recorded = _recorded.set(answer)
-    try:
-        return call(msal)
-    except (ValueError, TypeError, KeyError, OverflowError):  # such as an ID token that is none
-        return {}
-    finally:
-        _recorded.reset(recorded)
-
-
 def _read(
     msal: ConfidentialClientApplication,
-    call: _Call,
+    call: Call,
     answer: Fetched,
     scopes: tuple[str, ...],
     correlation_id: str,
 ) -> AccessToken | TokenAcquisitionError:
     body = _json_object(answer.body)
     if answer.status_code == 200 and body:
-        return _access_token(_result_of(msal, call, answer)) or unreachable(correlation_id)
+        return _access_token(result_of(msal, call, answer)) or unreachable(correlation_id)
     return acquisition_error(
         body,
         status_code=answer.status_code,
