@@ -9,7 +9,20 @@ import msgspec
 
 T = TypeVar("T")
 
-_QUOTED = re.compile(r"'.*'", re.DOTALL)
+# What msgspec says of types and their fields; its other messages repeat what stood in the body.
+_REASON = re.compile(
+    r"Expected `[^`]*`, got `[^`]*`|Object missing required field `[^`]*`"
+    r"|JSON is malformed|Input data was truncated"
+)
+_PLACE = re.compile(r" - at `[$\w.\[\]]*`$")
+
+
+class _Misfit(ValueError):
+    """A body does not fit a model; the message holds nothing of the body."""
+
+
+class _NoJSONForm(TypeError):
+    """JSON cannot be read into a type."""
 
 
 def encode_json(value: object) -> bytes:
@@ -27,12 +40,28 @@ def decode_json(body: bytes, into: type[T]) -> T:
     Raises:
         ValueError: the body is not JSON, or does not fit the type; the message says where, and
             holds nothing of the body.
+        TypeError: JSON cannot be read into the type.
     """
     try:
+        if hasattr(into, "model_validate_json"):
+            model: T = _read_model(into, body)
+            return model
         return msgspec.json.decode(body, type=into, dec_hook=_decode_model)
-    except (ValueError, RecursionError) as error:
-        where = _QUOTED.sub("'…'", str(error))
-    raise ValueError(where)
+    except RecursionError:
+        misfit = "it is nested beyond the recursion limit"
+    except ValueError as error:
+        if isinstance(error.__cause__, _NoJSONForm):
+            raise error.__cause__ from None
+        misfit = _describe(error)
+    raise ValueError(misfit)
+
+
+def _describe(error: ValueError) -> str:
+    message = str(error)
+    if isinstance(error, _Misfit) or isinstance(error.__cause__, _Misfit):
+        return message
+    reason, place = _REASON.match(message), _PLACE.search(message)
+    return (reason[0] if reason else "a value is not valid") + (place[0] if place else "")
 
 
 def _encode_model(value: Any) -> object:
@@ -42,13 +71,22 @@ def _encode_model(value: Any) -> object:
 
 
 def _decode_model(into: Any, value: object) -> object:
-    if not hasattr(into, "model_validate"):
-        raise TypeError(f"a JSON body cannot be read into {into!r}")
+    """Read a part of a body into a pydantic model, by its rules for JSON."""
+    if not hasattr(into, "model_validate_json"):
+        raise _NoJSONForm(f"a JSON body cannot be read into {into!r}")
+    return _read_model(into, msgspec.json.encode(value))
+
+
+def _read_model(into: Any, body: bytes) -> Any:
     try:
-        return into.model_validate(value)
+        return into.model_validate_json(body)
     except ValueError as error:
-        where = "; ".join(
-            f"{problem['type']} at {'.'.join(map(str, problem['loc']))}"
-            for problem in error.errors(include_input=False, include_url=False)  # type: ignore[attr-defined]
-        )
-    raise ValueError(where)
+        problems = error.errors(include_input=False, include_url=False)  # type: ignore[attr-defined]
+    fields = {field.alias or name for name, field in into.model_fields.items()}
+    raise _Misfit("; ".join(_place(problem, fields) for problem in problems))
+
+
+def _place(problem: dict[str, Any], fields: set[str]) -> str:
+    """Name a problem and the field that it is in, unless the name is the body's own."""
+    field = problem["loc"][0] if problem["loc"] else None
+    return f"{problem['type']} at {field}" if field in fields else str(problem["type"])

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import ssl
 import urllib.request
+from contextvars import ContextVar
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import aiohttp
 import httpx
+import yarl
 from httpx_aiohttp import AiohttpTransport
 
 _CONNECTIONS_PER_HOST = 256
@@ -27,6 +29,7 @@ def create_client(ssl_context: ssl.SSLContext) -> httpx.AsyncClient:
     ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` are read now.
     """
     session = aiohttp.ClientSession(
+        middlewares=[_send_url_as_given],
         cookie_jar=aiohttp.DummyCookieJar(),
         connector=aiohttp.TCPConnector(
             limit=0, limit_per_host=_CONNECTIONS_PER_HOST, ssl=ssl_context
@@ -36,6 +39,17 @@ def create_client(ssl_context: ssl.SSLContext) -> httpx.AsyncClient:
         transport=_EnvironmentProxies(session, ssl_context, urllib.request.getproxies()),
         cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
     )
+
+
+_url: ContextVar[str] = ContextVar("obo_asgi_url")
+
+
+async def _send_url_as_given(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Keep aiohttp from quoting the URL anew, which breaks opaque ones such as a ``nextLink``."""
+    request.url = yarl.URL(_url.get(), encoded=True)
+    return await handler(request)
 
 
 class _EnvironmentProxies(httpx.AsyncBaseTransport):
@@ -57,7 +71,11 @@ class _EnvironmentProxies(httpx.AsyncBaseTransport):
         }
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return await self._route(request.url).handle_async_request(request)
+        token = _url.set(str(request.url))
+        try:
+            return await self._route(request.url).handle_async_request(request)
+        finally:
+            _url.reset(token)
 
     def _route(self, url: httpx.URL) -> AiohttpTransport:
         proxied = self._by_scheme.get(url.scheme)

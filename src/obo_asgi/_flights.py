@@ -39,8 +39,19 @@ class Flights(Generic[T]):
         return task
 
     async def join(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> T:
-        """Wait for the flight of this key, starting it if there is none."""
-        return await asyncio.shield(self.start(key, work))
+        """Wait for the flight of this key, starting it if there is none.
+
+        Raises:
+            RuntimeError: `aclose` has ended the flight.
+        """
+        task = self.start(key, work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if not task.cancelled() or (caller is not None and caller.cancelling()):
+                raise
+        raise RuntimeError("closed while somebody was waiting")
 
     async def aclose(self) -> None:
         """Cancel what is under way in the running loop and wait until it has ended."""

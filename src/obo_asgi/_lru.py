@@ -34,10 +34,11 @@ class LRU(Generic[K, V]):
 
     def put(self, key: K, value: V) -> None:
         """Keep a value; the one unused for longest goes when there are too many."""
-        self._entries[key] = value
-        self._entries.move_to_end(key)
-        if len(self._entries) > self._max_entries:
-            self._entries.popitem(last=False)
+        with suppress(KeyError):
+            self._entries[key] = value
+            self._entries.move_to_end(key)
+            if len(self._entries) > self._max_entries:
+                self._entries.popitem(last=False)
 
     def drop(self, key: K) -> None:
         """Forget a value, if it is there."""

@@ -11,6 +11,7 @@ from .errors import ConfigurationError
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _MAX_DECODES = 8
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?|[0-9a-f.]*:[0-9a-f:.]+")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -28,7 +29,8 @@ def origin(url: str | SplitResult) -> tuple[str, str, int]:
     """Return scheme, host and port of an absolute URL, in the form that can be compared."""
     parts = urlsplit(url) if isinstance(url, str) else url
     scheme = parts.scheme.lower()
-    return scheme, parts.hostname or "", parts.port or _DEFAULT_PORTS.get(scheme, 0)
+    port = _DEFAULT_PORTS.get(scheme, 0) if parts.port is None else parts.port
+    return scheme, parts.hostname or "", port
 
 
 def check_base_url(url: str, *, name: str, loopback_http: bool = False) -> str:
@@ -47,12 +49,14 @@ def check_base_url(url: str, *, name: str, loopback_http: bool = False) -> str:
         raise ConfigurationError(f"{name} must be a URL such as https://api.example.com")
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
+        host, port = parts.hostname, parts.port
     except ValueError:
         raise ConfigurationError(f"{name} is not a valid URL") from None
+    if port == 0 or parts.netloc.endswith(":"):
+        raise ConfigurationError(f"{name} must not name an empty port or port 0")
     if parts.username is not None or parts.password is not None:
         raise ConfigurationError(f"{name} must not hold a user name or password")
-    if parts.scheme not in ("https", "http") or not host:
+    if parts.scheme not in ("https", "http") or not host or not _HOST.fullmatch(host):
         raise ConfigurationError(f"{name} must be an absolute https URL, not {url!r}")
     if parts.scheme == "http" and not (loopback_http and is_loopback(host)):
         raise ConfigurationError(
@@ -60,7 +64,7 @@ def check_base_url(url: str, *, name: str, loopback_http: bool = False) -> str:
             + (" (http is accepted for 127.0.0.1, ::1 and localhost)" if loopback_http else "")
         )
     if parts.query or parts.fragment or url.endswith(("?", "#")):
-        raise ConfigurationError(f"{name} must end with its path, without a query: {url!r}")
+        raise ConfigurationError(f"{name} must end with its path, without a query")
     if _has_dot_segment(parts.path):
         raise ConfigurationError(f"{name} must not hold '.' or '..' segments: {url!r}")
     return url.rstrip("/")

@@ -152,7 +152,7 @@ class Acquirer:
                 bypassed_at=before.bypassed_at if before else float("-inf"),
             ),
         )
-        logger.warning("no token acquired: %s (%s)", failure, correlation_id)
+        logger.warning("no token acquired: %s", failure)
         return failure
 
 

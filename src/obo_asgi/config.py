@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,8 @@ __all__ = [
     "DownstreamAPI",
     "Requirement",
     "any_of",
-    "check_header_name",
+    "check_header",
+    "check_http_client",
     "check_scopes",
     "requirement",
 ]
@@ -32,6 +32,8 @@ __all__ = [
 # RFC 6749 section 3.3 (scope-token) and RFC 9110 section 5.6.2 (token)
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_MAX_TIMEOUT: Final = 24 * 3600
 _MULTI_TENANT: Final = ("common", "organizations")
 _RESERVED_SCOPES: Final = frozenset({"openid", "profile", "email", "offline_access"})
 _RESERVED_HEADERS: Final = frozenset(
@@ -187,9 +189,9 @@ class DownstreamAPI:
     """Where it lives, https; the user's token goes nowhere else. None: tokens only."""
     timeout: float = 30.0
     """Seconds that connecting, and each wait for data, may take."""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
     """Headers sent with every request to it."""
-    http_client: HTTPClient | None = field(default=None, repr=False)
+    http_client: HTTPClient | None = field(default=None, repr=False, hash=False)
     """An ``httpx.AsyncClient`` of your own for this API; you close it."""
 
     def __post_init__(self) -> None:
@@ -200,21 +202,17 @@ class DownstreamAPI:
         if (
             isinstance(self.timeout, bool)
             or not isinstance(self.timeout, int | float)
-            or not math.isfinite(self.timeout)
-            or self.timeout <= 0
+            or not 0 < self.timeout < _MAX_TIMEOUT
         ):
             raise ConfigurationError(
-                f"timeout must be a number of seconds above 0, not {self.timeout!r}"
+                f"timeout must be a number of seconds above 0 and below a day, not {self.timeout!r}"
             )
         if not isinstance(self.headers, Mapping):
             raise ConfigurationError("headers must be a mapping of names to values")
         for name, value in self.headers.items():
-            check_header_name(name)
-            if not isinstance(value, str):
-                raise ConfigurationError(f"the value of header {name!r} must be a string")
+            check_header(name, value)
         object.__setattr__(self, "headers", MappingProxyType(dict(self.headers)))
-        if self.http_client is not None and not hasattr(self.http_client, "build_request"):
-            raise ConfigurationError("http_client must be an httpx.AsyncClient or one of its kind")
+        check_http_client(self.http_client)
 
 
 @dataclass(frozen=True)
@@ -275,22 +273,39 @@ def _check_scopes(values: tuple[str, ...]) -> tuple[str, ...]:
             raise ConfigurationError(
                 f"{scope!r} is a reserved scope that is asked for anyway: leave it out"
             )
+        _, mark, rest = scope.rpartition("://")
+        resource, slash, permission = rest.rpartition("/")
+        if (mark or slash) and not (resource and permission):
+            raise ConfigurationError(
+                f"{scope!r} must name a resource and, after its last '/', a permission"
+            )
     resources = {scope.rpartition("/")[0] or _GRAPH for scope in values}
     if len(resources) > 1:
         raise ConfigurationError(
             "one token is for one resource, but these scopes name several "
             f"({', '.join(sorted(resources))}): configure a DownstreamAPI for each"
         )
-    if len(values) > 1 and any(scope.endswith("/.default") for scope in values):
-        raise ConfigurationError("'/.default' stands for all granted scopes: use it alone")
-    return tuple(sorted(set(values)))
+    if len(values) > 1 and any(scope.rpartition("/")[2] == ".default" for scope in values):
+        raise ConfigurationError("'.default' stands for all granted scopes: use it alone")
+    return tuple(sorted(values))
 
 
-def check_header_name(name: str) -> None:
+def check_http_client(client: object) -> None:
+    """Refuse what is no asynchronous client of httpx's kind; None is accepted.
+
+    Raises:
+        ConfigurationError: it is something else, such as a synchronous ``httpx.Client``.
+    """
+    if client is not None and not (hasattr(client, "build_request") and hasattr(client, "aclose")):
+        raise ConfigurationError("http_client must be an httpx.AsyncClient or one of its kind")
+
+
+def check_header(name: str, value: str) -> None:
     """Refuse a header that belongs to the protocol, to a proxy or to this library.
 
     Raises:
-        ConfigurationError: the header must not be set for a downstream call.
+        ConfigurationError: the header must not be set for a downstream call, or its value is not
+            one line of text.
     """
     if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
         raise ConfigurationError(f"not a header name: {name!r}")
@@ -299,13 +314,14 @@ def check_header_name(name: str) -> None:
         raise ConfigurationError(
             f"header {name!r} is reserved: it is set by this library, the protocol or a proxy"
         )
+    if not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
+        raise ConfigurationError(f"the value of header {name!r} must be a string of one line")
 
 
 def _check_guid(value: object, name: str, what: str) -> str:
     if not isinstance(value, str) or not is_guid(value):
         raise ConfigurationError(
-            f"{name} must be the {what}, a GUID from the app registration's overview page, "
-            f"not {value!r}"
+            f"{name} must be the {what}, a GUID from the app registration's overview page"
         )
     return value.lower()
 
@@ -318,6 +334,8 @@ def _check_strings(values: Iterable[str], name: str) -> tuple[str, ...]:
     except TypeError:
         raise ConfigurationError(f"{name} must be a list of strings, not {values!r}") from None
     for value in result:
-        if not isinstance(value, str) or not value.strip():
-            raise ConfigurationError(f"{name} must hold non-empty strings, not {value!r}")
-    return result
+        if not isinstance(value, str) or not value or value != value.strip():
+            raise ConfigurationError(
+                f"{name} must hold non-empty strings without space around them, not {value!r}"
+            )
+    return tuple(dict.fromkeys(result))

@@ -14,7 +14,7 @@ class ClientSecret(Secret):
     It shows its value to nobody: not in a repr, not in ``vars()``, and it refuses to be pickled.
 
     Args:
-        value: the secret's *value* from "Certificates & secrets".
+        value: the secret's *value* from "Certificates & secrets"; space around it is dropped.
 
     Raises:
         ConfigurationError: the value is empty, or it is the secret's id (a GUID).
@@ -28,12 +28,12 @@ class ClientSecret(Secret):
                 "ClientSecret is empty: pass the secret's value "
                 "(is the environment variable that should hold it set?)"
             )
-        if is_guid(value):
+        if is_guid(value.strip()):
             raise ConfigurationError(
                 "ClientSecret looks like the secret's id: pass its value, "
                 "which the portal shows once, when the secret is made"
             )
-        super().__init__(value)
+        super().__init__(value.strip())
 
 
 ClientCredential = ClientSecret

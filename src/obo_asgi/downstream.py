@@ -14,7 +14,7 @@ from ._http import MARK, failure_kind, send
 from ._types import HTTPClient
 from ._urls import join_url, origin
 from .acquirer import Acquirer
-from .config import DownstreamAPI, check_header_name, check_scopes
+from .config import DownstreamAPI, check_header, check_scopes
 from .errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -288,13 +288,16 @@ class APIClient:
                 f"DownstreamAPI {self.name!r} has no base_url, so it gives tokens only: "
                 "configure base_url to call it"
             )
-        headers = {**api.headers, **(options.get("headers") or {})}
-        for name in headers:
-            check_header_name(name)
+        if unknown := options.keys() - RequestOptions.__annotations__.keys():
+            raise TypeError(f"unknown option of a downstream call: {', '.join(sorted(unknown))}")
+        headers: dict[str, str] = {}
+        for name, value in (*api.headers.items(), *(options.get("headers") or {}).items()):
+            check_header(name, value)
+            headers[name.lower()] = value
         content = options.get("content")
         if "json" in options:
             content = encode_json(options["json"])
-            headers.setdefault("Content-Type", "application/json")
+            headers.setdefault("content-type", "application/json")
         request = client.build_request(
             method,
             join_url(api.base_url, url),

@@ -24,6 +24,10 @@ MAX_RETRY_AFTER: Final = 300
 """The longest wait, in seconds, that is believed and passed on."""
 
 
+MAX_CLAIMS: Final = 8 * 1024
+"""The longest claims challenge, in characters, that is passed on; it has to fit into a header."""
+
+
 class _Kind(enum.Enum):
     INTERACTION = "the user must consent or sign in again"
     DENIED = "a policy denies access to the downstream API"
@@ -119,6 +123,8 @@ def acquisition_error(
     """
     error, suberror = _text(answer, "error"), _text(answer, "suberror")
     claims = _text(answer, "claims")
+    if len(claims) > MAX_CLAIMS:
+        claims = ""
     numbers = _numbers(answer)
     kind = _kind(error, suberror, claims, status_code, numbers)
     wait = _DEFAULT_WAIT.get(kind)

@@ -40,11 +40,12 @@ __all__ = [
     "TokenAcquisitionError",
 ]
 
-E = TypeVar("E", bound=BaseException)
-
 
 class OboError(Exception):
     """The root of every error that this library raises."""
+
+
+E = TypeVar("E", bound=OboError)
 
 
 class ConfigurationError(OboError, ValueError):
@@ -206,4 +207,6 @@ def clone_error(error: E) -> E:
     clone = type(error).__new__(type(error))
     clone.args = error.args
     clone.__dict__.update(error.__dict__)
+    if hasattr(clone, "__notes__"):
+        clone.__notes__ = list(clone.__notes__)
     return clone

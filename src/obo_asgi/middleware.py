@@ -9,7 +9,12 @@ from typing import Any, Final
 
 from ._types import ASGIApp, Message, Receive, Scope, Send
 from .downstream import Downstream
-from .errors import AuthenticationRequiredError, ConfigurationError, InvalidTokenError
+from .errors import (
+    AuthenticationRequiredError,
+    ConfigurationError,
+    InvalidTokenError,
+    OboError,
+)
 from .on_behalf_of import OnBehalfOf
 from .responses import ErrorResponse, error_response
 from .tokens import AnonymousUser, Credentials
@@ -86,12 +91,12 @@ class OnBehalfOfMiddleware:
             await send(message)
 
         try:
-            await self._call(await self._authenticate(scope), receive, watch)
+            await self._call(scope, await self._authenticate(scope), receive, watch)
         except Exception as error:
             answer = None if started else error_response(error)
             if answer is None:
                 raise
-            logger.info("answered %s: %s", answer.status_code, error)
+            logger.info("answered %s: %s", answer.status_code, _loggable(error))
         else:
             return
         await _send_answer(answer, send)
@@ -103,12 +108,12 @@ class OnBehalfOfMiddleware:
             answer = error_response(error)
             if answer is None:
                 raise
-            logger.info("WebSocket refused: %s", error)
+            logger.info("WebSocket refused: %s", _loggable(error))
         else:
-            await self._call(inner, receive, send)
+            await self._call(scope, inner, receive, send)
             return
         await receive()  # the connect message; a refusal is the reply to it
-        if "websocket.http.response" in scope.get("extensions", {}):
+        if "websocket.http.response" in (scope.get("extensions") or {}):
             await _send_answer(answer, send, prefix="websocket.")
         else:
             await send({"type": "websocket.close", "code": _CLOSE_POLICY})
@@ -121,18 +126,18 @@ class OnBehalfOfMiddleware:
 
         await self.app(scope, receive, close_in_time)
 
-    async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
-        downstream = scope[SCOPE_KEY]
+    async def _call(self, outer: Scope, inner: Scope, receive: Receive, send: Send) -> None:
+        downstream = inner[SCOPE_KEY]
         try:
-            await self.app(scope, receive, send)
+            await self.app(inner, receive, send)
         finally:
-            if downstream is not None:
+            if downstream is not None and inner is not outer:
                 downstream.close()
 
     async def _authenticate(self, scope: Scope) -> Scope:
-        """Return a copy of the scope that says who calls."""
+        """Return a copy of the scope that says who calls; the scope itself if it does already."""
         if self._obo.made(scope.get(SCOPE_KEY)):
-            return dict(scope)  # mounted twice: the outer one has verified
+            return scope
         token = None if self._is_public(scope) else _bearer_token(scope)
         if token is None:
             if not (self._optional or self._is_public(scope) or self._is_preflight(scope)):
@@ -172,6 +177,11 @@ def downstream_from(scope: Scope) -> Downstream:
     if downstream is None:
         raise AuthenticationRequiredError
     return downstream
+
+
+def _loggable(error: Exception) -> object:
+    """Return what may be logged of an error: ours hold no URL, the HTTP client's do."""
+    return error if isinstance(error, OboError) else type(error).__name__
 
 
 def _bearer_token(scope: Scope) -> str | None:

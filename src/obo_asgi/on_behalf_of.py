@@ -10,7 +10,13 @@ from ._http import HTTPClients, make_shareable
 from ._types import HTTPClient, Secret
 from .acquirer import Acquirer
 from .cache import TokenCache
-from .config import AppRegistration, DownstreamAPI, Requirement, requirement
+from .config import (
+    AppRegistration,
+    DownstreamAPI,
+    Requirement,
+    check_http_client,
+    requirement,
+)
 from .downstream import Downstream, DownstreamContext
 from .errors import ConfigurationError
 from .metadata import Metadata
@@ -55,8 +61,7 @@ class OnBehalfOf:
     ) -> None:
         if not isinstance(registration, AppRegistration):
             raise ConfigurationError("the first argument must be an AppRegistration")
-        if http_client is not None and not hasattr(http_client, "build_request"):
-            raise ConfigurationError("http_client must be an httpx.AsyncClient or one of its kind")
+        check_http_client(http_client)
         self.registration = registration
         self._apis = _check_apis(downstream or {})
         self._clients = HTTPClients(http_client)

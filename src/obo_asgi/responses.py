@@ -144,7 +144,11 @@ def _client_error(error: BaseException) -> ErrorResponse | None:
     """Answer for the HTTP client's own errors, where the request bears our mark."""
     try:
         marked = MARK in error.request.extensions  # type: ignore[attr-defined]
-    except (AttributeError, RuntimeError):  # httpx raises RuntimeError where it has no request
+    except (
+        AttributeError,
+        TypeError,
+        RuntimeError,
+    ):  # httpx raises RuntimeError where it has no request
         return None
     if not marked:
         return None
@@ -158,7 +162,8 @@ def _downstream(status: int | None, headers: Mapping[str, str]) -> ErrorResponse
     if status in _KEPT_STATUSES:
         return _problem(status)
     if status in (429, 503):
-        wait = parse_retry_after(headers.get("retry-after"), default=_DEFAULT_RETRY_AFTER)
+        named = next((v for n, v in headers.items() if n.lower() == "retry-after"), None)
+        wait = parse_retry_after(named, default=_DEFAULT_RETRY_AFTER)
         return _problem(503, retry_after=wait)
     return _problem(502)
 

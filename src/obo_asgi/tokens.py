@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from ._types import Secret
 from .errors import ExpiredTokenError
@@ -92,6 +92,9 @@ class AccessToken:
     """When it ends, seconds since the epoch."""
     refresh_at: float = field(repr=False)
     """From when on it is worth renewing, seconds since the epoch."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an AccessToken is not pickled; acquire it where it is needed")
 
 
 class TokenKey(NamedTuple):
@@ -208,4 +211,4 @@ class OnBehalfOfGrant:
 
 def token_digest(token: str) -> bytes:
     """Return SHA-256 of the exact bytes of a token."""
-    return hashlib.sha256(token.encode()).digest()
+    return hashlib.sha256(token.encode(errors="surrogatepass")).digest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import functools
@@ -53,7 +54,8 @@ def serve(app: ASGIApp, *, tls: bool = True, port: int = 0) -> Iterator[Server]:
     """
     with _authority_lock:
         authority, ca_file = _certificate_authority()
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+    # asyncio switches Nagle's algorithm off only where the protocol is named
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
         url = f"{'https' if tls else 'http'}://localhost:{listener.getsockname()[1]}"
@@ -65,6 +67,21 @@ def serve(app: ASGIApp, *, tls: bool = True, port: int = 0) -> Iterator[Server]:
 def _server(app: ASGIApp, authority: trustme.CA | None) -> uvicorn.Server:
     import uvicorn
 
+    class AbruptServer(uvicorn.Server):
+        """Drops idle connections at its end, and those that outlast it, without a farewell."""
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            await self._abort(only_idle=True)
+            await super().shutdown(sockets)
+            await self._abort(only_idle=False)
+
+        async def _abort(self, *, only_idle: bool) -> None:
+            for connection in list(self.server_state.connections):
+                cycle = getattr(connection, "cycle", ...)  # a WebSocket has none
+                if not only_idle or cycle is None or getattr(cycle, "response_complete", False):
+                    connection.transport.abort()
+            await asyncio.sleep(0.01)
+
     config = uvicorn.Config(
         app,
         interface="asgi3",
@@ -72,14 +89,14 @@ def _server(app: ASGIApp, authority: trustme.CA | None) -> uvicorn.Server:
         log_config=None,
         log_level="warning",
         access_log=False,
-        timeout_graceful_shutdown=2,
+        timeout_graceful_shutdown=1,
     )
     config.load()
     if authority is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
         config.ssl = context
-    return uvicorn.Server(config)
+    return AbruptServer(config)
 
 
 @contextlib.contextmanager
