@@ -37,7 +37,7 @@ def test_any_value_makes_one_readable_line(parameters: dict[str, str | None]) ->
         assert re.sub(r'[^ -~]|["\\]', "?", value) == parsed[name]
 
 
-@given(st.dictionaries(st.sampled_from(NAMES), st.from_regex(r'[ !#-\[\]-~]*', fullmatch=True)))
+@given(st.dictionaries(st.sampled_from(NAMES), st.from_regex(r"[ !#-\[\]-~]*", fullmatch=True)))
 def test_what_can_be_quoted_is_not_changed(parameters: dict[str, str]) -> None:
     """Printable ASCII without quote and backslash comes back as it went in."""
     assert {"realm": "", **parameters} == read(bearer_challenge(**parameters))

@@ -175,7 +175,6 @@ def test_raising_one_clone_leaves_the_others_alone() -> None:
     assert (None, None) == (second.__traceback__, error.__traceback__)
 
 
-@pytest.mark.xfail(strict=True, reason="clones share the list of notes")
 def test_a_note_on_a_clone_is_not_on_the_others() -> None:
     """What one caller notes on its error does not show in another caller's."""
     error = OboError("failed")
