@@ -1007,6 +1007,7 @@ async def test_a_cookie_of_alice_never_reaches_bob(
     with entra.serve() as sign_in, serve(cookie_setter) as server:
         monkeypatch.setenv("SSL_CERT_FILE", sign_in.ca_file)
         client = engine(ssl.create_default_context(cafile=sign_in.ca_file))
+        own = client and dict(client.cookies)
         async with on_behalf_of(entra, client, base_url=server.url) as obo:
             alice, bob = [
                 (await obo.downstream_for(entra.token(name)))["partner"]
@@ -1018,6 +1019,7 @@ async def test_a_cookie_of_alice_never_reaches_bob(
                 pass
             answers.append(await alice.get("me"))
         if client is not None:
+            assert own == dict(client.cookies)
             await client.aclose()
     assert 3 == len(login.headers.get_list("set-cookie"))
     assert {"session", "also", "third"} == set(

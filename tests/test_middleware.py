@@ -309,6 +309,7 @@ async def test_a_token_elsewhere_is_not_read(
         ("/api/health", "/api", True),
         ("/api/health", "/api/", True),
         ("/health", "/api", True),
+        ("/health", "/heal", True),
         ("/api", "/api", True),
         ("/", "", True),
         ("", "", False),

@@ -8,9 +8,9 @@ at the first time and belongs into a thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -54,13 +54,7 @@ class _RecordedAnswers:
         return _MSALResponse(answer)
 
     def get(self, url: str, **_: object) -> _MSALResponse:
-        answer = _recorded.get()
-        if answer is None:
-            raise NeedsIO(url, {}, {})
-        return _MSALResponse(answer)
-
-    def close(self) -> None:
-        pass
+        return self.post(url, data={}, headers={})
 
 
 class _MSALResponse:
@@ -73,23 +67,11 @@ class _MSALResponse:
         """MSAL calls this for 5xx answers, which never get here."""
 
 
-class _NoHTTPCache(MutableMapping[str, Any]):
+class _NoHTTPCache(dict[str, object]):
     """MSAL's HTTP cache, storing nothing: its throttling would be shared by all users."""
-
-    def __getitem__(self, key: str) -> NoReturn:
-        raise KeyError(key)
 
     def __setitem__(self, key: str, value: object) -> None:
         pass
-
-    def __delitem__(self, key: str) -> None:
-        raise KeyError(key)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
 
 
 def build_msal(
@@ -108,9 +90,6 @@ def build_msal(
         """Keeps nothing; tokens are ours to keep."""
 
         def add(self, event: object, now: object = None) -> None:
-            pass
-
-        def modify(self, *args: object, **kwargs: object) -> None:
             pass
 
     recorded = _recorded.set(Fetched(200, {}, msgspec.json.encode(document)))

@@ -62,6 +62,8 @@ class OnBehalfOf:
         if not isinstance(registration, AppRegistration):
             raise ConfigurationError("the first argument must be an AppRegistration")
         check_http_client(http_client)
+        if cache is not None and not isinstance(cache, TokenCache):
+            raise ConfigurationError("cache must be a TokenCache")
         self.registration = registration
         self._apis = _check_apis(downstream or {})
         self._clients = HTTPClients(http_client)
@@ -158,6 +160,8 @@ class OnBehalfOf:
 
 
 def _check_apis(apis: Mapping[str, DownstreamAPI]) -> dict[str, DownstreamAPI]:
+    if not isinstance(apis, Mapping):
+        raise ConfigurationError("downstream maps names to DownstreamAPI: {'graph': …}")
     for name, api in apis.items():
         if not isinstance(name, str) or not name:
             raise ConfigurationError("downstream maps names to DownstreamAPI; a name is missing")
