@@ -1206,3 +1206,16 @@ def test_one_object_serves_several_loops(entra: FakeEntra, monkeypatch: pytest.M
         obo, token = on_behalf_of(entra, base_url=server.url), entra.token()
         assert [200, 200] == [asyncio.run(use(obo, token)) for _ in range(2)]
     assert 1 == entra.exchanges
+
+
+async def test_a_body_given_twice_is_a_type_error(api: APIClient, partner: Partner) -> None:
+    """``json=`` and another body exclude each other; neither is dropped silently."""
+    with pytest.raises(TypeError, match="given twice"):
+        await api.post("me", json={}, content=b"{}")
+    assert [] == partner.requests
+
+
+async def test_no_json_is_no_body(api: APIClient, partner: Partner) -> None:
+    """``json=None`` sends no body, as with httpx."""
+    await api.post("me", json=None)
+    assert b"" == partner.last.body

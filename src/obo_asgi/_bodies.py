@@ -66,7 +66,7 @@ def _describe(error: ValueError) -> str:
 
 def _encode_model(value: Any) -> object:
     if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
+        return value.model_dump(mode="json", by_alias=True)
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 

@@ -21,6 +21,8 @@ MARK = "obo_asgi.api"
 _CLIENT_LOGGERS = (
     "httpx",
     "httpx2",
+    "hpack.hpack",
+    "hpack.table",
     *(
         f"{library}.{part}"
         for library in ("httpcore", "httpcore2")

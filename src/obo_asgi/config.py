@@ -32,7 +32,7 @@ __all__ = [
 # RFC 6749 section 3.3 (scope-token) and RFC 9110 section 5.6.2 (token)
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _MAX_TIMEOUT: Final = 24 * 3600
 _MULTI_TENANT: Final = ("common", "organizations")
 _RESERVED_SCOPES: Final = frozenset({"openid", "profile", "email", "offline_access"})
@@ -315,7 +315,9 @@ def check_header(name: str, value: str) -> None:
             f"header {name!r} is reserved: it is set by this library, the protocol or a proxy"
         )
     if not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
-        raise ConfigurationError(f"the value of header {name!r} must be a string of one line")
+        raise ConfigurationError(
+            f"the value of header {name!r} must be a string: one line of ASCII"
+        )
 
 
 def _check_guid(value: object, name: str, what: str) -> str:

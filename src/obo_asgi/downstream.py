@@ -295,7 +295,9 @@ class APIClient:
             check_header(name, value)
             headers[name.lower()] = value
         content = options.get("content")
-        if "json" in options:
+        if options.get("json") is not None:
+            if not {"content", "data", "files"}.isdisjoint(options):
+                raise TypeError("a body is given twice: json= goes without content=, data=, files=")
             content = encode_json(options["json"])
             headers.setdefault("content-type", "application/json")
         request = client.build_request(

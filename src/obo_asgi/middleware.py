@@ -87,7 +87,7 @@ class OnBehalfOfMiddleware:
 
         async def watch(message: Message) -> None:
             nonlocal started
-            started = True
+            started = started or message["type"] == "http.response.start"
             await send(message)
 
         try:
