@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
@@ -241,6 +242,52 @@ async def test_an_untrusted_certificate_is_refused(
         answer = await client.get("/", headers=world.entra.bearer(user="alice"))
     assert 503 == answer.status_code
     assert "retry-after" in answer.headers
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SSL_CERT_FILE", "/nowhere/ca.pem"),
+        ("SSL_CERT_FILE", __file__),
+        ("HTTPS_PROXY", "socks5://127.0.0.1:1080"),
+        ("HTTPS_PROXY", "proxy.example:8080"),
+    ],
+)
+async def test_a_wrong_environment_fails_at_start(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    """Certificates or a proxy that cannot be used fail the server's start-up with a sentence."""
+    monkeypatch.setenv(variable, value)
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    obo = OnBehalfOf(FakeEntra().registration())
+    await OnBehalfOfMiddleware(both, obo)({"type": "lifespan"}, receive, send)
+    assert ["lifespan.startup.failed"] == [message["type"] for message in sent]
+    assert variable in sent[0]["message"]
+
+
+@pytest.mark.anyio
+async def test_the_default_client_logs_no_url(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """httpx's own line about each request, with its full URL, is left out for our calls."""
+    monkeypatch.setattr(logging.getLogger("httpx"), "filters", [])
+    caplog.set_level(logging.DEBUG, "httpx")
+    async with web(world.obo()) as client:
+        answer = await client.get("/", headers=world.entra.bearer(user="alice"))
+    assert 200 == answer.status_code
+    assert ["https://api/"] == [  # the test's own request
+        str(record.args[1])
+        for record in caplog.records
+        if record.name == "httpx" and isinstance(record.args, tuple)
+    ]
 
 
 @pytest.mark.anyio

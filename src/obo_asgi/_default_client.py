@@ -8,26 +8,40 @@ from __future__ import annotations
 import ssl
 import urllib.request
 from contextvars import ContextVar
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import aiohttp
 import httpx
 import yarl
 from httpx_aiohttp import AiohttpTransport
 
+from .errors import ConfigurationError
+
 _CONNECTIONS_PER_HOST = 256
 
 
 def create_ssl_context() -> ssl.SSLContext:
-    """Load the trusted CAs (``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` are honoured); reads files."""
-    return httpx.create_ssl_context()
+    """Load the trusted CAs (``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` are honoured); reads files.
+
+    Raises:
+        ConfigurationError: a file that the environment names cannot be loaded.
+    """
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        raise ConfigurationError(
+            f"the certificates that SSL_CERT_FILE or SSL_CERT_DIR name cannot be loaded: {error}"
+        ) from None
 
 
 def create_client(ssl_context: ssl.SSLContext) -> httpx.AsyncClient:
     """Build a client that stores no cookies and bounds its connections per host.
 
     ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` are read now.
+
+    Raises:
+        ConfigurationError: a proxy that the environment names is not an http or https URL.
     """
+    proxies = _proxies_by_scheme(urllib.request.getproxies())
     session = aiohttp.ClientSession(
         middlewares=[_send_url_as_given],
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -35,10 +49,21 @@ def create_client(ssl_context: ssl.SSLContext) -> httpx.AsyncClient:
             limit=0, limit_per_host=_CONNECTIONS_PER_HOST, ssl=ssl_context
         ),
     )
-    return httpx.AsyncClient(
-        transport=_EnvironmentProxies(session, ssl_context, urllib.request.getproxies()),
-        cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
-    )
+    return httpx.AsyncClient(transport=_EnvironmentProxies(session, ssl_context, proxies))
+
+
+def _proxies_by_scheme(environment: dict[str, str]) -> dict[str, httpx.Proxy]:
+    proxies = {}
+    for scheme in ("http", "https"):
+        url = environment.get(scheme) or environment.get("all")
+        if url and not url.startswith(("http://", "https://")):
+            raise ConfigurationError(
+                f"the proxy that the environment names for {scheme} must be an http:// or "
+                f"https:// URL: set {scheme.upper()}_PROXY to one, or pass an http_client"
+            )
+        if url:
+            proxies[scheme] = httpx.Proxy(url)
+    return proxies
 
 
 _url: ContextVar[str] = ContextVar("obo_asgi_url")
@@ -60,14 +85,15 @@ class _EnvironmentProxies(httpx.AsyncBaseTransport):
     """
 
     def __init__(
-        self, session: aiohttp.ClientSession, ssl_context: ssl.SSLContext, proxies: dict[str, str]
+        self,
+        session: aiohttp.ClientSession,
+        ssl_context: ssl.SSLContext,
+        proxies: dict[str, httpx.Proxy],
     ) -> None:
-        self._proxies = proxies
         self._direct = AiohttpTransport(verify=ssl_context, client=session)
         self._by_scheme = {
-            scheme: AiohttpTransport(verify=ssl_context, client=session, proxy=httpx.Proxy(url))
-            for scheme in ("http", "https")
-            if (url := proxies.get(scheme) or proxies.get("all"))
+            scheme: AiohttpTransport(verify=ssl_context, client=session, proxy=proxy)
+            for scheme, proxy in proxies.items()
         }
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

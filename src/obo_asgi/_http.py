@@ -79,6 +79,7 @@ class HTTPClients:
         for closed in [loop for loop in self._by_loop if loop.is_closed()]:
             del self._by_loop[closed]
         client = create_client(ssl_context)
+        make_shareable(client)
         holder = _hold(client)
         await anext(holder)
         self._by_loop[asyncio.get_running_loop()] = _Held(client, holder)
@@ -114,7 +115,7 @@ def _load_default_client() -> tuple[Any, Any]:
 
 
 def make_shareable(client: HTTPClient) -> None:
-    """Make a client of the user's own safe for many users: it stores no cookies from now on.
+    """Make a client safe for many users: it stores no cookies and logs no URLs of ours.
 
     Raises:
         ConfigurationError: it runs over an aiohttp session with a cookie jar, which we cannot

@@ -42,7 +42,8 @@ class OnBehalfOfMiddleware:
 
     Args:
         app: the ASGI app to protect.
-        obo: who verifies and acquires; it is closed at the end of the lifespan.
+        obo: who verifies and acquires; it is opened and closed with the lifespan, and opens itself
+            at the first request where the server has none.
         public_paths: paths that need no token: exact, as the app's router sees them (below
             ``root_path``), not decoded or normalised.
         optional: let requests without a token in, as anonymous; a bad token is refused all the
@@ -119,12 +120,21 @@ class OnBehalfOfMiddleware:
             await send({"type": "websocket.close", "code": _CLOSE_POLICY})
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def receive_all() -> Message:
+            return startup.pop() if startup else await receive()
+
         async def close_in_time(message: Message) -> None:
             if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
                 await self._obo.aclose()
             await send(message)
 
-        await self.app(scope, receive, close_in_time)
+        startup = [await receive()]
+        try:
+            await self._obo.open()
+        except ConfigurationError as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+        else:
+            await self.app(scope, receive_all, close_in_time)
 
     async def _call(self, outer: Scope, inner: Scope, receive: Receive, send: Send) -> None:
         downstream = inner[SCOPE_KEY]
