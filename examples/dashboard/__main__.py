@@ -23,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--port", type=int, default=0, help="where the page is served; any free port if left out"
     )
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job ignores SIGINT
+        signal.signal(number, signal.default_int_handler)
     try:
         if options.once:
             return _play_once(options.port)

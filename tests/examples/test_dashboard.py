@@ -119,25 +119,24 @@ def test_report_says_what_is_wrong(report: Report) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serves_until_it_is_told_to_stop(number: signal.Signals) -> None:
     """The demo names its URL and the browser's warning, and ends cleanly when it is interrupted."""
-    demo = subprocess.Popen(
+    with subprocess.Popen(
         DEMO, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        assert demo.stdout is not None
-        said = "".join(iter(demo.stdout.readline, "Ctrl-C ends the demo.\n"))
-        url = re.search(r"Open (https://localhost:[0-9]+)$", said, re.M)
-        assert url is not None, said
-        assert "Your browser will warn you" in said
-        page = httpx.get(url[1], verify=False, trust_env=False)
-        assert (200, "default-src 'none'") == (
-            page.status_code,
-            page.headers["Content-Security-Policy"].partition(";")[0],
-        )
-        demo.send_signal(number)
-        output, errors = demo.communicate(timeout=20)
-    finally:
-        demo.kill()
-        demo.wait()
+    ) as demo:
+        try:
+            assert demo.stdout is not None
+            said = "".join(iter(demo.stdout.readline, "Ctrl-C ends the demo.\n"))
+            url = re.search(r"Open (https://localhost:[0-9]+)$", said, re.M)
+            assert url is not None, said
+            assert "Your browser will warn you" in said
+            page = httpx.get(url[1], verify=False, trust_env=False)
+            assert (200, "default-src 'none'") == (
+                page.status_code,
+                page.headers["Content-Security-Policy"].partition(";")[0],
+            )
+            demo.send_signal(number)
+            output, errors = demo.communicate(timeout=20)
+        finally:
+            demo.kill()
     assert (0, "", "") == (demo.returncode, output, errors)
 
 
