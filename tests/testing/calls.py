@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import jwt
 
+from obo_asgi import AppRegistration, ClientSecret
 from obo_asgi.testing import FakeEntra
 
 PARTNER = "api://partner-api-id"
@@ -20,6 +21,13 @@ VERIFIER = "a-verifier-that-is-long-enough-for-the-rules-of-rfc-7636"
 CHALLENGE = (
     base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
 )
+
+
+def secret_of(registration: AppRegistration) -> str:
+    """Return the client secret of a registration."""
+    credential = registration.client_credential
+    assert isinstance(credential, ClientSecret)
+    return credential.reveal()
 
 
 def claims_of(token: str) -> dict[str, Any]:
@@ -54,7 +62,7 @@ class Calls:
         registration = self.entra.registration()
         fields = {
             "client_id": registration.client_id,
-            "client_secret": registration.client_credential.reveal(),
+            "client_secret": secret_of(registration),
             **form,
         }
         return await self.client.post(

@@ -13,7 +13,7 @@ import pytest
 
 from obo_asgi.testing import FakeEntra
 from obo_asgi.testing.aadsts import AADSTS
-from tests.testing.calls import PARTNER, Calls, answer_in, claims_of
+from tests.testing.calls import PARTNER, Calls, answer_in, claims_of, secret_of
 
 pytestmark = pytest.mark.anyio
 
@@ -52,7 +52,7 @@ async def test_exchange_gives_a_token_for_the_downstream_api(calls: Calls) -> No
         claims["azpacr"],
     )
     assert ("read", calls.entra.user("bob").oid) == (claims["scp"], claims["oid"])
-    assert partner.issuer("2.0", calls.entra.tenant_id) == claims["iss"]
+    assert f"{calls.entra.authority}/{calls.entra.tenant_id}/v2.0" == claims["iss"]
     assert "xms_cc" not in claims
     assert 1 == calls.entra.exchanges
 
@@ -202,7 +202,7 @@ async def test_assertion_by_a_dropped_key(calls: Calls) -> None:
         (700016, {"client_id": "api"}),
         (7000215, {"client_secret": "wrong"}),
         (7000218, {"client_secret": None}),
-        (700027, {"client_assertion": "a.b.c"}),
+        (7000218, {"client_assertion": "a.b.c"}),
     ],
 )
 async def test_bad_request(calls: Calls, number: int, fields: dict[str, Any]) -> None:
@@ -220,7 +220,7 @@ async def test_public_client_may_not_exchange(calls: Calls) -> None:
 
 async def test_expired_secret(calls: Calls) -> None:
     """The secret of before its expiry is refused, the new one is good."""
-    old = calls.entra.registration().client_credential.reveal()
+    old = secret_of(calls.entra.registration())
     calls.entra.expire_secret()
     refused(7000222, await calls.exchange(client_secret=old))
     assert 200 == (await calls.exchange()).status_code
@@ -292,7 +292,7 @@ async def test_bad_refresh_tokens(calls: Calls) -> None:
     partner = calls.entra.registration(PARTNER)
     other: dict[str, Any] = {
         "client_id": partner.client_id,
-        "client_secret": partner.client_credential.reveal(),
+        "client_secret": secret_of(partner),
         "grant_type": "refresh_token",
         "refresh_token": token,
     }
@@ -415,7 +415,7 @@ async def test_confidential_client_redeems_with_its_secret(calls: Calls) -> None
     code = answer_in(await calls.press(page, "user", "alice"))["code"]
     form: dict[str, Any] = {"client_id": api.client_id, "code_verifier": None}
     refused(7000218, await calls.redeem(code, **form))
-    secret = api.client_credential.reveal()
+    secret = secret_of(api)
     answer = (await calls.redeem(code, client_secret=secret, tenant="common", **form)).json()
     assert "User.Read" == claims_of(answer["access_token"])["scp"]
     assert "RS256" == jwt.get_unverified_header(answer["id_token"])["alg"]

@@ -1,12 +1,14 @@
 """Over real sockets: the server, the fixtures, and what Microsoft's own clients say."""
 
+import asyncio
 import gc
 import logging
 import ssl
 import subprocess
 import sys
+import threading
 import warnings
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -17,7 +19,7 @@ from azure.identity.aio import OnBehalfOfCredential
 
 from obo_asgi._types import Receive, Scope, Send
 from obo_asgi.testing import FakeEntra, serve
-from tests.testing.calls import PARTNER, claims_of
+from tests.testing.calls import PARTNER, claims_of, secret_of
 
 pytestmark = pytest.mark.anyio
 
@@ -67,6 +69,23 @@ def test_app_that_does_not_start(caplog: pytest.LogCaptureFixture) -> None:
         serve(app),
     ):
         pytest.fail("it started")
+
+
+def test_running_request_ends_before_its_server() -> None:
+    """The end of the block waits for an answer that is on its way."""
+    started = threading.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            started.set()
+            await asyncio.sleep(0.1)
+        await hello(scope, receive, send)
+
+    with ThreadPoolExecutor(1) as pool:
+        with serve(app) as server:
+            answer = pool.submit(get, server.url, server.ca_file)
+            assert started.wait(5)
+        assert "https" == answer.result().text
 
 
 def test_authority_is_the_server_while_it_serves(entra: FakeEntra) -> None:
@@ -127,21 +146,12 @@ def confidential_client(
     registration = entra.registration()
     return msal.ConfidentialClientApplication(
         registration.client_id,
-        client_credential=registration.client_credential.reveal(),
+        client_credential=secret_of(registration),
         authority=f"{entra.authority}/{entra.tenant_id}",
         instance_discovery=instance_discovery,
         http_client=session,
         client_capabilities=["cp1"],
     )
-
-
-@pytest.fixture
-def session(entra_tls: FakeEntra, monkeypatch: pytest.MonkeyPatch) -> Iterator[requests.Session]:
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # they would beat `verify`
-        monkeypatch.delenv(name, raising=False)
-    with requests.Session() as session:
-        session.verify = entra_tls.ca_file
-        yield session
 
 
 @pytest.fixture
@@ -218,7 +228,7 @@ async def test_azure_identity_acts_on_behalf_of(entra_tls: FakeEntra) -> None:
     async with OnBehalfOfCredential(
         registration.tenant_id,
         registration.client_id,
-        client_secret=registration.client_credential.reveal(),
+        client_secret=secret_of(registration),
         user_assertion=entra_tls.token("bob"),
         authority=entra_tls.authority,
         disable_instance_discovery=True,

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from obo_asgi import testing
 from obo_asgi.config import ANY_TENANT
 from obo_asgi.testing import FakeEntra
-from tests.testing.calls import PARTNER, claims_of
+from tests.testing.calls import PARTNER, claims_of, secret_of
 
 OTHER_TENANT = "11111111-2222-3333-4444-555555555555"
 
@@ -34,7 +34,7 @@ def test_token_for_the_api_is_good_for_its_registration(entra: FakeEntra) -> Non
         published(entra),
         algorithms=["RS256"],
         audience=registration.client_id,
-        issuer=registration.issuer("2.0", entra.tenant_id),
+        issuer=f"{entra.authority}/{entra.tenant_id}/v2.0",
     )
     assert ("access_as_user", "2.0") == (claims["scp"], claims["ver"])
     assert (entra.tenant_id, entra.user("alice").oid) == (claims["tid"], claims["oid"])
@@ -51,7 +51,7 @@ def test_v1_token_has_v1_claims(entra: FakeEntra) -> None:
     """A v1 token has the v1 issuer, the identifier URI as audience, ``appid`` and ``upn``."""
     registration = entra.registration()
     claims = claims_of(entra.token("bob", version="1.0"))
-    assert registration.issuer("1.0", entra.tenant_id) == claims["iss"]
+    assert f"https://sts.windows.net/{entra.tenant_id}/" == claims["iss"]
     assert f"api://{registration.client_id}" == claims["aud"]
     assert ("bob@contoso.example", entra.client_id()) == (claims["upn"], claims["appid"])
     assert "azp" not in claims
@@ -188,7 +188,7 @@ def test_downstream_registration_can_be_protected(entra: FakeEntra) -> None:
     partner = entra.add_api(PARTNER, scopes=["read"])
     assert (PARTNER, partner.client_id) == partner.audiences
     assert entra.registration().client_id != partner.client_id
-    assert entra.registration().client_credential.reveal() != partner.client_credential.reveal()
+    assert secret_of(entra.registration()) != secret_of(partner)
     assert partner == entra.registration(PARTNER, client_credential=partner.client_credential)
     assert partner.client_id == entra.add_api(PARTNER, scopes=["write"]).client_id
 

@@ -9,7 +9,7 @@ import pytest
 
 from obo_asgi.testing import FakeEntra
 from obo_asgi.testing.aadsts import AADSTS
-from tests.testing.calls import PARTNER, Calls
+from tests.testing.calls import PARTNER, Calls, secret_of
 
 pytestmark = pytest.mark.anyio
 
@@ -183,7 +183,7 @@ async def test_requests_are_recorded_without_secrets_in_their_repr(calls: Calls)
     claims = '{"access_token":{"xms_cc":{"values":["cp1"]}}}'
     await calls.exchange(assertion, claims=claims, headers={"X-Ms-Client": "x"})
     [request] = calls.entra.requests
-    secret = calls.entra.registration().client_credential.reveal()
+    secret = secret_of(calls.entra.registration())
     assert (calls.entra.tenant_id, "on_behalf_of", f"{PARTNER}/read", claims) == (
         request.tenant,
         request.grant,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
@@ -81,7 +81,27 @@ async def read_request(scope: Scope, receive: Receive) -> Request:
     )
 
 
-async def run_lifespan(receive: Receive, send: Send) -> None:
+async def serve_requests(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    respond: Callable[[Request], Awaitable[Response]],
+) -> None:
+    """Be an ASGI app that answers HTTP requests and takes part in the lifespan.
+
+    Raises:
+        RuntimeError: it is asked to speak another protocol.
+    """
+    if scope["type"] == "lifespan":
+        await _run_lifespan(receive, send)
+    elif scope["type"] == "http":
+        request = await read_request(scope, receive)
+        await (await respond(request)).send(send)
+    else:
+        raise RuntimeError(f"the sign-in service does not speak {scope['type']!r}")
+
+
+async def _run_lifespan(receive: Receive, send: Send) -> None:
     """Take part in the server's start and stop, with nothing to do at either."""
     while True:
         message: Any = await receive()

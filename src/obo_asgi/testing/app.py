@@ -7,7 +7,7 @@ import re
 from typing import Final, NamedTuple
 
 from .._types import Receive, Scope, Send
-from ._asgi import Request, Response, json_response, read_request, run_lifespan
+from ._asgi import Request, Response, json_response, serve_requests
 from .aadsts import EntraError
 from .metadata import instance_discovery, openid_metadata
 from .sign_in import SignInPages
@@ -25,6 +25,7 @@ _ROUTES: Final = (
 )
 _METHODS: Final = {"token": ("POST",), "authorize": ("GET", "POST")}
 _ALIASES: Final = ("common", "organizations")
+_V1: Final = ("metadata_v1", "keys_v1")
 _CORS: Final = {"access-control-allow-origin": "*"}
 _PREFLIGHT: Final = {
     "access-control-allow-methods": "GET, POST, OPTIONS",
@@ -47,13 +48,7 @@ class EntraApp:
         self._sign_in = SignInPages(world)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await run_lifespan(receive, send)
-        elif scope["type"] == "http":
-            request = await read_request(scope, receive)
-            await (await self._respond(request)).send(send)
-        else:
-            raise RuntimeError(f"the sign-in service does not speak {scope['type']!r}")
+        await serve_requests(scope, receive, send, self._respond)
 
     def refuses(self, path: str) -> bool:
         """Tell, and count, whether a connection for that path fails because of an outage."""
@@ -70,7 +65,7 @@ class EntraApp:
             return Response(503, b"Service Unavailable", {"content-type": "text/plain"})
         if self._world.faults.latency:
             await asyncio.sleep(self._world.faults.latency)
-        if route is None:
+        if route is None or (self._world.cloud.is_external and route.name in _V1):
             return Response(404, b"Not Found", {"content-type": "text/plain"})
         cors = {} if route.name == "authorize" else _CORS
         if request.method == "OPTIONS" and cors:
@@ -105,7 +100,7 @@ class EntraApp:
             raise EntraError(90002, text=f"Tenant '{route.tenant}' not found.")
         if route.endpoint == "keys":
             return json_response(
-                world.keys.document(world.authority if route.name == "keys_v2" else None)
+                world.keys.document(world.cloud if route.name == "keys_v2" else None)
             )
         version = "2.0" if route.name == "metadata_v2" else "1.0"
         return json_response(openid_metadata(world, route.tenant, version))

@@ -76,11 +76,6 @@ class Commands:
             directory = self._world.directory
             directory.app(api).known_clients.add(directory.app(client).client_id)
 
-    def expire_secret(self, app: str = "api") -> None:
-        """Let the client secret expire; registrations from then on hold a new one."""
-        with self._world.lock:
-            self._world.directory.app(app).expire_secret()
-
     # consent, multi-factor authentication, revocation
 
     def grant_consent(
@@ -172,11 +167,12 @@ class Commands:
 
     @property
     def counts(self) -> Counter[str]:
-        """Requests so far: ``metadata``, ``keys``, ``authorize``, each grant by name, ``refused``.
+        """Requests so far, by endpoint, or by grant at the token endpoint.
 
-        The grants are ``on_behalf_of``, ``refresh_token``, ``client_credentials`` and
-        ``authorization_code``, counted whether they succeeded or not; ``refused`` are those that
-        met an outage.
+        The endpoints are ``metadata``, ``keys``, ``authorize`` and ``managed_identity``, the
+        grants ``on_behalf_of``, ``refresh_token``, ``client_credentials`` and
+        ``authorization_code``, counted whether they succeeded or not. ``refused`` are the requests
+        that met an outage.
         """
         return self._world.ledger.counts
 

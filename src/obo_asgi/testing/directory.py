@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 import uuid
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
+
+from .credentials import Credentials
 
 GRAPH: Final = "https://graph.microsoft.com"
 """The resource that a scope without a resource belongs to."""
@@ -62,8 +63,7 @@ class App:
     public: bool = False
     redirect_uris: set[str] = field(default_factory=set)
     known_clients: set[str] = field(default_factory=set)
-    secret: str = field(default_factory=lambda: _new_secret(), repr=False)
-    expired_secrets: set[str] = field(default_factory=set, repr=False)
+    credentials: Credentials = field(default_factory=Credentials, repr=False)
 
     @property
     def audiences(self) -> tuple[str, ...]:
@@ -80,11 +80,6 @@ class App:
         """Return the object id of its service principal in a tenant."""
         return stable_guid("principal", tenant_id, self.client_id)
 
-    def expire_secret(self) -> None:
-        """Let the secret expire, and make a new one."""
-        self.expired_secrets.add(self.secret)
-        self.secret = _new_secret()
-
     def accepts_redirect(self, uri: str) -> bool:
         """Tell whether codes may be sent to a URI: a registered one, or this machine."""
         try:
@@ -94,8 +89,21 @@ class App:
         return uri in self.redirect_uris or host in _LOOPBACK
 
 
+@dataclass(frozen=True)
+class ManagedIdentity:
+    """An identity that Azure hosts can have."""
+
+    name: str
+    client_id: str
+    object_id: str
+    resource_id: str
+
+
 class Directory:
-    """Tenants, users and apps; at first alice, bob, the API ("api"), "graph" and a "spa"."""
+    """Tenants, users, apps and managed identities.
+
+    At first there are alice, bob, the API ("api"), "graph", a "spa" and the system's identity.
+    """
 
     def __init__(self, tenant_id: str = DEFAULT_TENANT) -> None:
         self.tenant_id = tenant_id.lower()
@@ -103,6 +111,8 @@ class Directory:
         self._users: dict[tuple[str, str], User] = {}
         self._users_by_oid: dict[tuple[object, object], User] = {}
         self._apps: dict[str, App] = {}
+        self.system_identity = _managed_identity("system", "Microsoft.Web/sites")
+        self._identities: dict[str, ManagedIdentity] = {}
         self.api = self._add("api", scopes=("access_as_user",))
         self.spa = self._add("spa", public=True)
         self.graph = self._add(
@@ -114,6 +124,11 @@ class Directory:
     def add_tenant(self, tenant_id: str) -> None:
         """Add a tenant; every app exists in every tenant."""
         self._tenants.add(tenant_id.lower())
+
+    @property
+    def tenant_ids(self) -> frozenset[str]:
+        """The tenants that exist."""
+        return frozenset(self._tenants)
 
     def has_tenant(self, tenant_id: str) -> bool:
         """Tell whether a tenant exists."""
@@ -168,6 +183,35 @@ class Directory:
         app.redirect_uris.update(redirect_uris)
         return app
 
+    def add_identity(self, name: str) -> ManagedIdentity:
+        """Add a user-assigned managed identity, or return the one of that name."""
+        provider = "Microsoft.ManagedIdentity/userAssignedIdentities"
+        return self._identities.setdefault(name, _managed_identity(name, provider))
+
+    def identity(self, name: str | None = None) -> ManagedIdentity:
+        """Return the user-assigned identity of that name; the system-assigned one without.
+
+        Raises:
+            LookupError: there is none.
+        """
+        if name is None:
+            return self.system_identity
+        if name not in self._identities:
+            raise LookupError(f"there is no identity {name!r}: call add_managed_identity first")
+        return self._identities[name]
+
+    def find_identity(
+        self, *, client_id: str | None, object_id: str | None, resource_id: str | None
+    ) -> ManagedIdentity | None:
+        """Return the user-assigned identity with one of these; without any, the system's own."""
+        wanted = {value.lower() for value in (client_id, object_id, resource_id) if value}
+        if not wanted:
+            return self.system_identity
+        for identity in self._identities.values():
+            if wanted <= {identity.client_id, identity.object_id, identity.resource_id.lower()}:
+                return identity
+        return None
+
     def apps(self) -> list[App]:
         """Return all apps."""
         return list(self._apps.values())
@@ -209,5 +253,11 @@ class Directory:
         return app
 
 
-def _new_secret() -> str:
-    return f"fake~{secrets.token_urlsafe(24)}"
+def _managed_identity(name: str, provider: str) -> ManagedIdentity:
+    group = f"/subscriptions/{stable_guid('subscription')}/resourcegroups/fake"
+    return ManagedIdentity(
+        name,
+        client_id=stable_guid("identity client", name),
+        object_id=stable_guid("identity", name),
+        resource_id=f"{group}/providers/{provider}/{name}",
+    )

@@ -14,16 +14,18 @@ from ..credentials import ClientSecret
 from .app import EntraApp
 from .client import AppTransport
 from .commands import Commands
+from .credential_commands import CredentialCommands
 from .directory import DEFAULT_TENANT, App, Directory
 from .grants import SignIn
 from .keys import PrivateKey, SigningKey, encode_jws
+from .managed_identity import IMDS_ORIGIN, ManagedIdentityEndpoint
 from .mint import access_claims, app_claims
 from .server import Server, serve
 from .trouble import Trouble
 from .world import World
 
 
-class FakeEntra(Commands, Trouble):
+class FakeEntra(Commands, CredentialCommands, Trouble):
     """An offline Microsoft Entra ID: an ASGI app that a test commands and asks.
 
     It knows one tenant, the users "alice" and "bob", the API under test ("api"), a public client
@@ -33,6 +35,8 @@ class FakeEntra(Commands, Trouble):
     Args:
         authority: the origin that it answers at and that its issuers name.
         tenant_id: the default tenant.
+        issuer: the issuer of its v2 tokens, with ``{tenantid}`` for the tenant, at an authority
+            that is none of Microsoft's: a custom domain, or this machine while `serve` runs.
     """
 
     def __init__(
@@ -40,9 +44,11 @@ class FakeEntra(Commands, Trouble):
         *,
         authority: str = "https://login.microsoftonline.com",
         tenant_id: str = DEFAULT_TENANT,
+        issuer: str | None = None,
     ) -> None:
-        super().__init__(World(authority.rstrip("/").lower(), Directory(tenant_id)))
+        super().__init__(World(authority.rstrip("/").lower(), Directory(tenant_id), issuer))
         self._app = EntraApp(self._world)
+        self._managed_identity = ManagedIdentityEndpoint(self._world)
         self._ca_file: str | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,6 +65,20 @@ class FakeEntra(Commands, Trouble):
         if self._ca_file is None:
             raise RuntimeError("there is no certificate: use it inside `with entra.serve():`")
         return self._ca_file
+
+    @property
+    def managed_identity(self) -> ASGIApp:
+        """The endpoints of an Azure host for tokens of managed identities, as an ASGI app.
+
+        It plays IMDS (``/metadata/identity/oauth2/token``) and App Service (``/msi/token``); over
+        a socket by ``serve(entra.managed_identity, tls=False)``.
+        """
+        return self._managed_identity
+
+    @property
+    def managed_identity_header(self) -> str:
+        """What App Service demands as ``X-IDENTITY-HEADER`` (``IDENTITY_HEADER``)."""
+        return self._managed_identity.header
 
     @property
     def token_lifetime(self) -> int:
@@ -129,7 +149,8 @@ class FakeEntra(Commands, Trouble):
             scp: the scopes, separated by spaces; None for none.
             audience: the ``aud``; that of the API if left out.
             tenant: the tenant of the user; a guest, if it is not the user's own.
-            version: "1.0" or "2.0", which differ in issuer, audience and claims.
+            version: "1.0" or "2.0", which differ in issuer, audience and claims; those of an
+                external tenant (``*.ciamlogin.com``) are always "2.0".
             client: the app that the user signed in to.
             lifetime: seconds until ``exp``; may be negative. `token_lifetime` if left out.
             headers: JOSE header parameters that shall differ; None deletes one. An ``alg`` of
@@ -160,25 +181,27 @@ class FakeEntra(Commands, Trouble):
     ) -> httpx.AsyncClient:
         """Return an HTTP client that reaches this service, and these apps, without a network.
 
-        Any other host is an `httpx.ConnectError`. The apps' lifespan is not run.
+        It reaches `managed_identity` at ``http://169.254.169.254``. Any other host is an
+        `httpx.ConnectError`. The apps' lifespan is not run.
 
         Args:
             apps: ASGI apps by origin, such as ``{"https://partnerapi.example.com": app}``.
             options: arguments of `httpx.AsyncClient`.
         """
-        by_origin = {_origin(httpx.URL(url)): app for url, app in (apps or {}).items()}
+        by_origin = {
+            _origin(httpx.URL(url)): app
+            for url, app in {IMDS_ORIGIN: self.managed_identity, **(apps or {})}.items()
+        }
 
         def find_app(url: httpx.URL) -> ASGIApp:
-            origin = _origin(url)
-            if origin == _origin(httpx.URL(self.authority)):
-                if self._app.refuses(url.path):
-                    raise ConnectionRefusedError("the sign-in service is down")
-                return self
-            if origin not in by_origin:
-                raise ConnectionRefusedError(
-                    f"no app lives at {url.scheme}://{url.netloc.decode()}"
-                )
-            return by_origin[origin]
+            is_entra = _origin(url) == _origin(httpx.URL(self.authority))
+            app = self._app if is_entra else by_origin.get(_origin(url))
+            if app is None:
+                where = f"{url.scheme}://{url.netloc.decode()}"
+                raise ConnectionRefusedError(f"no app lives at {where}")
+            if isinstance(app, EntraApp | ManagedIdentityEndpoint) and app.refuses(url.path):
+                raise ConnectionRefusedError("the sign-in service is down")
+            return app
 
         return httpx.AsyncClient(transport=AppTransport(find_app), **options)
 
@@ -200,9 +223,10 @@ class FakeEntra(Commands, Trouble):
         fields: dict[str, Any] = {
             "tenant_id": self.tenant_id,
             "client_id": app.client_id,
-            "client_credential": ClientSecret(app.secret),
+            "client_credential": ClientSecret(app.credentials.latest_secret),
             "audiences": app.audiences,
             "authority": self.authority,
+            "issuer": self._world.cloud.pinned_issuer,
         }
         return AppRegistration(**{**fields, **overrides})
 

@@ -11,7 +11,7 @@ from typing import Final
 from ._asgi import Response
 from .aadsts import EntraError
 
-ENDPOINTS: Final = frozenset({"keys", "metadata", "token"})
+ENDPOINTS: Final = frozenset({"keys", "managed_identity", "metadata", "token"})
 """The endpoints that can be down on their own."""
 
 

@@ -16,6 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from .cloud import TENANT, Cloud
+
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | bytes
 """What a token can be signed with; bytes are a shared secret (HMAC)."""
 
@@ -38,8 +40,8 @@ class SigningKey:
     tenant_id: str | None = None
     """The one tenant that it signs for; None: all of them."""
 
-    def jwk(self, authority: str | None = None) -> dict[str, object]:
-        """Return the public half as JWK, with the key's issuer if an authority is given."""
+    def jwk(self, cloud: Cloud | None = None) -> dict[str, object]:
+        """Return the public half as JWK, with the key's issuer if a cloud is given."""
         numbers = self.private_key.public_key().public_numbers()
         jwk: dict[str, object] = {
             "kty": "RSA",
@@ -50,9 +52,9 @@ class SigningKey:
             "e": encode_base64url(numbers.e.to_bytes(3, "big")),
             "x5c": [base64.b64encode(self.certificate).decode()],
         }
-        if authority is not None:
-            jwk["cloud_instance_name"] = "microsoftonline.com"
-            jwk["issuer"] = f"{authority}/{self.tenant_id or '{tenantid}'}/v2.0"
+        if cloud is not None:
+            jwk["cloud_instance_name"] = cloud.name
+            jwk["issuer"] = cloud.issuer(self.tenant_id or TENANT, "2.0")
         return jwk
 
 
@@ -90,9 +92,9 @@ class KeyRing:
         """Return the published key of that id."""
         return next((key for key in self._published if key.kid == kid), None)
 
-    def document(self, authority: str | None = None) -> dict[str, object]:
-        """Return the JWKS; the v2 form, whose keys name an issuer, if an authority is given."""
-        return {"keys": [key.jwk(authority) for key in self._published]}
+    def document(self, cloud: Cloud | None = None) -> dict[str, object]:
+        """Return the JWKS; the v2 form, whose keys name an issuer, if a cloud is given."""
+        return {"keys": [key.jwk(cloud) for key in self._published]}
 
 
 def encode_base64url(data: bytes) -> str:

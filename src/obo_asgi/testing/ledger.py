@@ -20,6 +20,8 @@ class TokenRequest:
     client_id: str | None
     scope: str | None
     claims: str | None
+    client_assertion_id: str | None
+    """The ``jti`` of the client assertion, which may come again as long as it is valid."""
     client_request_id: str | None
     form: Mapping[str, str] = field(repr=False)
     """All form fields, secrets too."""

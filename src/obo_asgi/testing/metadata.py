@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
+from .cloud import TENANT
 from .world import World
 
 
 def openid_metadata(world: World, tenant: str, version: str) -> dict[str, Any]:
     """Return the metadata of a tenant, or of ``common`` with the issuer as a template."""
     base = f"{world.authority}/{tenant}"
-    issuer_tenant = tenant if world.directory.has_tenant(tenant) else "{tenantid}"
+    issuer_tenant = tenant if world.directory.has_tenant(tenant) else TENANT
     oauth2, keys = ("oauth2", "") if version == "1.0" else ("oauth2/v2.0", "v2.0/")
     return {
         "token_endpoint": f"{base}/{oauth2}/token",
@@ -33,7 +34,7 @@ def openid_metadata(world: World, tenant: str, version: str) -> dict[str, Any]:
         "frontchannel_logout_supported": True,
         "claims_supported": ["sub", "iss", "aud", "exp", "iat", "name", "tid", "ver", "nonce"],
         "tenant_region_scope": None,
-        "cloud_instance_name": "microsoftonline.com",
+        "cloud_instance_name": world.cloud.name,
         "cloud_graph_host_name": "graph.windows.net",
         "msgraph_host": "graph.microsoft.com",
         "rbac_url": "https://pas.windows.net",

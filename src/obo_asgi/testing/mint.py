@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .directory import App, User
+from .directory import App, ManagedIdentity, User
 from .grants import SignIn
 from .keys import SigningKey, encode_base64url, encode_jws
 from .world import World
@@ -26,7 +26,7 @@ def access_claims(
 ) -> dict[str, Any]:
     """Return the claims of an access token with which a client acts for a user."""
     user = sign_in.user
-    version = version or resource.version
+    version = world.cloud.token_version(version or resource.version)
     claims = _common(world, user.tenant_id, client, resource, version, lifetime)
     named = {"unique_name": user.username, "upn": user.username}
     return claims | {
@@ -50,11 +50,32 @@ def app_claims(
     lifetime: int | None = None,
 ) -> dict[str, Any]:
     """Return the claims of an access token with which a client acts for itself."""
-    version = version or resource.version
+    version = world.cloud.token_version(version or resource.version)
     principal_id = client.principal_id(tenant_id)
     claims = _common(world, tenant_id, client, resource, version, lifetime)
     claims |= {"idtyp": "app", "oid": principal_id, "sub": principal_id}
     return claims | ({"roles": list(resource.roles)} if resource.roles else {})
+
+
+def identity_claims(world: World, identity: ManagedIdentity, audience: str) -> dict[str, Any]:
+    """Return the claims of an access token of a managed identity of the default tenant."""
+    tenant_id, now = world.directory.tenant_id, int(time.time())
+    return {
+        "aud": audience,
+        "iss": world.issuer(tenant_id, "2.0"),
+        "iat": now,
+        "nbf": now,
+        "exp": now + world.token_lifetime,
+        "azp": identity.client_id,
+        "azpacr": "2",
+        "idtyp": "app",
+        "oid": identity.object_id,
+        "sub": identity.object_id,
+        "tid": tenant_id,
+        "uti": encode_base64url(secrets.token_bytes(16)),
+        "ver": "2.0",
+        "xms_mirid": identity.resource_id,
+    }
 
 
 def id_claims(world: World, sign_in: SignIn, client: App, nonce: str | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ._asgi import Request, Response, json_response
 from .aadsts import EntraError
 from .assertion import check_assertion, peek_user
 from .claims_request import parse_claims
+from .client_authentication import authenticate_client, peek_assertion_id
 from .directory import App
 from .issue import issue_for_app, issue_for_user
 from .keys import encode_base64url
@@ -66,6 +67,7 @@ class TokenEndpoint:
                 client_id=form.get("client_id"),
                 scope=form.get("scope"),
                 claims=form.get("claims"),
+                client_assertion_id=peek_assertion_id(form),
                 client_request_id=request.headers.get("client-request-id"),
                 form=form,
                 headers=request.headers,
@@ -81,7 +83,7 @@ class TokenEndpoint:
     def _on_behalf_of(self, tenant: str, form: _Form) -> Response:
         """Exchange a user's access token for one of another API."""
         world = self._world
-        client = self._client(form)
+        client = self._client(tenant, form)
         _refuse_alias(tenant)
         if client.public:
             raise EntraError(7000114)
@@ -98,7 +100,7 @@ class TokenEndpoint:
     def _refresh_token(self, tenant: str, form: _Form) -> Response:
         """Redeem a refresh token, which another one then takes the place of."""
         world = self._world
-        client = self._client(form)
+        client = self._client(tenant, form)
         text = _required(form, "refresh_token")
         grant = world.grants.find_refresh_token(text)
         if grant is None or grant.client_id != client.client_id:
@@ -124,7 +126,7 @@ class TokenEndpoint:
     def _client_credentials(self, tenant: str, form: _Form) -> Response:
         """Give a client a token of its own."""
         world = self._world
-        client = self._client(form)
+        client = self._client(tenant, form)
         _refuse_alias(tenant)
         if client.public:
             raise EntraError(7000218)
@@ -137,7 +139,7 @@ class TokenEndpoint:
     def _authorization_code(self, tenant: str, form: _Form) -> Response:
         """Redeem the code of a sign-in (RFC 6749 section 4.1.3, RFC 7636 section 4.6)."""
         world = self._world
-        client = self._client(form)
+        client = self._client(tenant, form)
         code = world.grants.redeem_code(_required(form, "code"))
         if code.client_id != client.client_id:
             raise EntraError(70000)
@@ -161,24 +163,12 @@ class TokenEndpoint:
         )
         return json_response(answer)
 
-    def _client(self, form: _Form) -> App:
+    def _client(self, tenant: str, form: _Form) -> App:
         """Return the client app that asks, after checking its credential."""
         client = self._world.directory.find_app(_required(form, "client_id"))
         if client is None or client.client_id != form["client_id"].lower():
             raise EntraError(700016)
-        secret = form.get("client_secret")
-        if client.public:
-            if secret is not None or "client_assertion" in form:
-                raise EntraError(700025)
-            return client
-        if "client_assertion" in form:
-            raise EntraError(700027)
-        if not secret:
-            raise EntraError(7000218)
-        if secret in client.expired_secrets:
-            raise EntraError(7000222)
-        if not secrets.compare_digest(secret.encode(), client.secret.encode()):
-            raise EntraError(7000215)
+        authenticate_client(self._world, client, form, tenant)
         return client
 
 

@@ -20,9 +20,10 @@ class Trouble:
 
     @property
     def down(self) -> frozenset[str] | bool:
-        """What cannot be reached: True, False, or some of ``keys``, ``metadata`` and ``token``.
+        """What cannot be reached: True, False, or some of the endpoints.
 
-        In process a connection to it fails, over TLS the answer is 503.
+        They are ``keys``, ``metadata``, ``token`` and ``managed_identity``. In process a
+        connection to one that is down fails, over a socket the answer is 503.
         """
         return self._world.faults.down
 
