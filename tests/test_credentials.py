@@ -22,7 +22,7 @@ REGISTRATION = AppRegistration(
 
 
 def test_a_secret_is_revealed_on_demand_only() -> None:
-    """`reveal` gives the value back, exactly as it came."""
+    """The value comes back, exactly as it came, when it is asked for by name."""
     assert VALUE == ClientSecret(VALUE).reveal()
 
 

@@ -20,6 +20,7 @@ from obo_asgi import (
     AccessDeniedError,
     AssertionRejectedError,
     AuthenticationRequiredError,
+    ClientSecret,
     ConfigurationError,
     DownstreamAPI,
     DownstreamError,
@@ -44,6 +45,12 @@ PARTNER_ID = "api://partner-api-id"
 Scope = Any
 App = Callable[[Any, Any, Any], Awaitable[None]]
 Header = tuple[bytes, bytes]
+
+
+def client_secret_of(entra: FakeEntra) -> str:
+    (credential,) = entra.registration().credentials
+    assert isinstance(credential, ClientSecret)
+    return credential.reveal()
 
 
 @dataclass
@@ -1199,7 +1206,7 @@ async def test_logs_hold_no_token_no_secret_and_no_query(
     assert "obo_asgi" in log
     secrets = [
         *(part for token in (*tokens, *refused) for part in token.split(".")[1:]),
-        entra.registration().client_credential.reveal(),
+        client_secret_of(entra),
         "a@b.c",
         "a%40b.c",
         "email=",

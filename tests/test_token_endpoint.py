@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from obo_asgi import AccessToken, AppRegistration, ClientSecret
-from obo_asgi._msal_codec import request_of
 from obo_asgi._types import Secret
+from obo_asgi.client_assertion import ClientAuthenticator
 from obo_asgi.errors import (
     AccessDeniedError,
     AssertionRejectedError,
@@ -68,7 +68,8 @@ class Entra:
         registration = AppRegistration(
             tenant_id=TENANT, client_id=CLIENT, client_credential=ClientSecret(SECRET)
         )
-        return TokenEndpoint(registration, lambda: client, self.document)
+        authenticator = ClientAuthenticator(registration, lambda: client)
+        return TokenEndpoint(registration, lambda: client, self.document, authenticator)
 
 
 async def exchange(
@@ -270,13 +271,3 @@ async def test_a_failure_shows_no_secret(answer: Answer, caplog: pytest.LogCaptu
     shown += [str(caught.value), repr(caught.value), repr(vars(caught.value)), caplog.text]
     for word in (SECRET, ASSERTION, "the-new-token", "bob@contoso"):
         assert [] == [text for text in shown if word in text]
-
-
-def test_an_answer_without_a_request_is_a_bug() -> None:
-    """Should MSAL ever answer from nowhere, the call fails instead of returning it."""
-
-    def answer_at_once(msal: object) -> dict[str, Any]:
-        return {}
-
-    with pytest.raises(RuntimeError, match="without asking"):
-        request_of(None, answer_at_once)

@@ -2,7 +2,13 @@
 
 from .cache import TokenCache
 from .config import ANY_TENANT, AppRegistration, DownstreamAPI, any_of
-from .credentials import ClientSecret
+from .credentials import (
+    ClientAssertion,
+    ClientCertificate,
+    ClientSecret,
+    ManagedIdentity,
+    WorkloadIdentity,
+)
 from .downstream import APIClient, Downstream, RequestOptions
 from .errors import (
     AccessDeniedError,
@@ -32,6 +38,8 @@ __all__ = [
     "AppRegistration",
     "AssertionRejectedError",
     "AuthenticationRequiredError",
+    "ClientAssertion",
+    "ClientCertificate",
     "ClientSecret",
     "ConfigurationError",
     "Downstream",
@@ -44,6 +52,7 @@ __all__ = [
     "InteractionRequiredError",
     "InvalidTokenError",
     "KeysUnavailableError",
+    "ManagedIdentity",
     "OboError",
     "OnBehalfOf",
     "OnBehalfOfMiddleware",
@@ -52,6 +61,7 @@ __all__ = [
     "TokenAcquisitionError",
     "TokenCache",
     "User",
+    "WorkloadIdentity",
     "any_of",
     "downstream_from",
     "error_response",

@@ -14,6 +14,7 @@ import httpx
 import yarl
 from httpx_aiohttp import AiohttpTransport
 
+from ._urls import is_link_local
 from .errors import ConfigurationError
 
 _CONNECTIONS_PER_HOST = 256
@@ -105,9 +106,10 @@ class _EnvironmentProxies(httpx.AsyncBaseTransport):
 
     def _route(self, url: httpx.URL) -> AiohttpTransport:
         proxied = self._by_scheme.get(url.scheme)
-        if proxied is None or urllib.request.proxy_bypass(url.netloc.decode("ascii")):
+        if proxied is None or is_link_local(url.host):  # no proxy knows this machine's metadata
             return self._direct
-        return proxied
+        by_passed = urllib.request.proxy_bypass(url.netloc.decode("ascii"))
+        return self._direct if by_passed else proxied
 
     async def aclose(self) -> None:
         await self._direct.aclose()

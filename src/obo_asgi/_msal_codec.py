@@ -2,13 +2,13 @@
 
 Its HTTP client is a seam of its constructor: ours either returns the answer that was recorded for
 this call, or raises `NeedsIO` with the request. Whoever drives it sends that request, records the
-answer, and calls MSAL again from the start. MSAL itself is imported by `build_msal`, which is slow
-at the first time and belongs into a thread.
+answer, and calls MSAL again from the start. MSAL itself is imported by what builds its clients,
+which is slow at the first time and belongs into a thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,50 +18,70 @@ from ._http import Fetched
 from .config import AppRegistration
 
 if TYPE_CHECKING:
-    from msal import ConfidentialClientApplication
+    from msal import ConfidentialClientApplication, ManagedIdentityClient
 
-__all__ = ["Call", "NeedsIO", "build_msal", "request_of", "result_of"]
+__all__ = ["Call", "NeedsIO", "build_managed_identity", "build_msal", "run"]
 
 CLIENT_CAPABILITIES: Final = ["cp1"]
 """We handle claims challenges (continuous access evaluation)."""
 
-Call = Callable[["ConfidentialClientApplication"], dict[str, Any]]
-"""A call of an MSAL client, which is made twice: up to its request, and with the answer."""
+Call = Callable[[], dict[str, Any]]
+"""A call of an MSAL client, which is made once up to each request, and once with all answers."""
 
 
 class NeedsIO(BaseException):
     """MSAL wants this request sent."""
 
-    def __init__(self, url: str, data: Mapping[str, str], headers: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        data: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__()
+        self.method = method
         self.url = url
+        self.params = params
         self.data = data
-        self.headers = headers
+        self.headers = headers or {}
 
 
-_recorded: ContextVar[Fetched | None] = ContextVar("obo_asgi_recorded_answer", default=None)
+_recorded: ContextVar[Sequence[Fetched]] = ContextVar("obo_asgi_recorded_answers", default=())
 
 
 class _RecordedAnswers:
-    """MSAL's HTTP client: hands out the recorded answer of this call, or asks for I/O."""
+    """MSAL's HTTP client: hands out the recorded answers of this run, then asks for I/O."""
 
-    def post(
-        self, url: str, *, data: Mapping[str, str], headers: Mapping[str, str], **_: object
+    def post(self, url: str, **request: Any) -> _MSALResponse:
+        return self._answer("POST", url, **request)
+
+    def get(self, url: str, **request: Any) -> _MSALResponse:
+        return self._answer("GET", url, **request)
+
+    def _answer(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        data: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> _MSALResponse:
-        answer = _recorded.get()
-        if answer is None:
-            raise NeedsIO(url, data, headers)
-        return _MSALResponse(answer)
-
-    def get(self, url: str, **_: object) -> _MSALResponse:
-        return self.post(url, data={}, headers={})
+        recorded = _recorded.get()
+        if not recorded:
+            raise NeedsIO(method, url, params=params, data=data, headers=headers)
+        _recorded.set(recorded[1:])
+        return _MSALResponse(recorded[0])
 
 
 class _MSALResponse:
     def __init__(self, answer: Fetched) -> None:
         self.status_code = answer.status_code
-        self.text = answer.body.decode()
-        self.headers: Mapping[str, str] = {}
+        self.text = answer.body.decode(errors="replace")
+        self.headers = answer.headers
 
     def raise_for_status(self) -> None:
         """MSAL calls this for 5xx answers, which never get here."""
@@ -77,14 +97,47 @@ class _NoHTTPCache(dict[str, object]):
 def build_msal(
     registration: AppRegistration, tenant_id: str, document: dict[str, Any]
 ) -> ConfidentialClientApplication:
-    """Build MSAL's client for a tenant.
+    """Build MSAL's client for a tenant; the client credential comes with each call.
 
     Args:
         registration: our app registration.
         tenant_id: where tokens are asked for.
         document: the tenant's OpenID metadata, in place of the discovery that MSAL would do.
     """
-    from msal import ConfidentialClientApplication, TokenCache
+    from msal import ConfidentialClientApplication
+
+    recorded = _recorded.set([Fetched(200, {}, msgspec.json.encode(document))])
+    try:
+        return ConfidentialClientApplication(
+            registration.client_id,
+            authority=f"{registration.authority}/{tenant_id}",
+            instance_discovery=False,
+            client_capabilities=CLIENT_CAPABILITIES,
+            **_keeping_nothing(),
+        )
+    finally:
+        _recorded.reset(recorded)
+
+
+def build_managed_identity(
+    *, client_id: str | None, resource_id: str | None, object_id: str | None
+) -> ManagedIdentityClient:
+    """Build MSAL's client for a managed identity; the system-assigned one if nothing is named."""
+    from msal import (
+        ManagedIdentityClient,
+        SystemAssignedManagedIdentity,
+        UserAssignedManagedIdentity,
+    )
+
+    names = {"client_id": client_id, "resource_id": resource_id, "object_id": object_id}
+    is_named = any(names.values())
+    identity = UserAssignedManagedIdentity(**names) if is_named else SystemAssignedManagedIdentity()
+    return ManagedIdentityClient(identity, **_keeping_nothing())
+
+
+def _keeping_nothing() -> dict[str, Any]:
+    """Return the arguments that keep MSAL's clients from doing I/O and from keeping anything."""
+    from msal import TokenCache
 
     class NoTokenCache(TokenCache):  # type: ignore[misc]
         """Keeps nothing; tokens are ours to keep."""
@@ -92,38 +145,24 @@ def build_msal(
         def add(self, event: object, now: object = None) -> None:
             pass
 
-    recorded = _recorded.set(Fetched(200, {}, msgspec.json.encode(document)))
-    try:
-        return ConfidentialClientApplication(
-            registration.client_id,
-            client_credential=registration.client_credential.reveal(),
-            authority=f"{registration.authority}/{tenant_id}",
-            instance_discovery=False,
-            client_capabilities=CLIENT_CAPABILITIES,
-            token_cache=NoTokenCache(),
-            http_client=_RecordedAnswers(),
-            http_cache=_NoHTTPCache(),
-        )
-    finally:
-        _recorded.reset(recorded)
+    return {
+        "token_cache": NoTokenCache(),
+        "http_client": _RecordedAnswers(),
+        "http_cache": _NoHTTPCache(),
+    }
 
 
-def request_of(msal: ConfidentialClientApplication, call: Call) -> NeedsIO:
-    """Run MSAL up to the request that it wants sent."""
+def run(call: Call, answers: Sequence[Fetched]) -> NeedsIO | Mapping[str, Any]:
+    """Run a call of MSAL with the answers that have come so far.
+
+    Returns:
+        The next request that MSAL wants sent, or its result; empty if it cannot read an answer.
+    """
+    recorded = _recorded.set(answers)
     try:
-        call(msal)
+        return call()
     except NeedsIO as request:
         return request.with_traceback(None)
-    raise RuntimeError("MSAL answered without asking the token endpoint")
-
-
-def result_of(
-    msal: ConfidentialClientApplication, call: Call, answer: Fetched
-) -> Mapping[str, Any]:
-    """Run MSAL to its end with the answer that came; empty if it cannot read the answer."""
-    recorded = _recorded.set(answer)
-    try:
-        return call(msal)
     except (ValueError, TypeError, KeyError, OverflowError):  # such as an ID token that is none
         return {}
     finally:

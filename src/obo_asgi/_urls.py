@@ -25,6 +25,14 @@ def is_loopback(host: str | None) -> bool:
         return host == "localhost"
 
 
+def is_link_local(host: str | None) -> bool:
+    """Tell whether an address is link-local, as that of Azure's metadata service is."""
+    try:
+        return ipaddress.ip_address(host or "").is_link_local
+    except ValueError:
+        return False
+
+
 def origin(url: str | SplitResult) -> tuple[str, str, int]:
     """Return scheme, host and port of an absolute URL, in the form that can be compared."""
     parts = urlsplit(url) if isinstance(url, str) else url

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
+import inspect
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
@@ -13,7 +14,8 @@ from urllib.parse import urlsplit
 
 from ._types import HTTPClient, is_guid
 from ._urls import check_base_url
-from .credentials import ClientCredential, ClientSecret
+from .clouds import Issuers, is_external, issuers_of
+from .credentials import ClientCredential, check_credentials
 from .errors import ConfigurationError
 
 __all__ = [
@@ -63,6 +65,8 @@ class AnyTenant(enum.Enum):
     ANY_TENANT = "any tenant"
 
 
+TenantPredicate = Callable[[str], Awaitable[bool]]
+
 ANY_TENANT: Final = AnyTenant.ANY_TENANT
 """Lets the users of every Entra tenant in; what they may do is then yours to check."""
 
@@ -79,29 +83,55 @@ class AppRegistration:
     """The directory (tenant) id, a GUID; or ``common`` or ``organizations`` for many tenants."""
     client_id: str
     """The application (client) id, a GUID."""
-    client_credential: ClientCredential
-    """How the API proves who it is, such as ``ClientSecret("…")``."""
+    client_credential: ClientCredential | Sequence[ClientCredential]
+    """How the API proves who it is, such as ``ClientSecret("…")``; of several, the first that is
+    usable (its file is there, its endpoint answers)."""
     audiences: Sequence[str] | None = None
     """The ``aud`` values that are accepted; the client id and ``api://<client id>`` if left out."""
-    allowed_tenants: Sequence[str] | AnyTenant | None = None
-    """Tenant ids whose users may call; `tenant_id` alone if left out, `ANY_TENANT` for all."""
+    allowed_tenants: Sequence[str] | AnyTenant | TenantPredicate | None = None
+    """Tenant ids whose users may call; `tenant_id` alone if left out, `ANY_TENANT` for all. Or an
+    asynchronous predicate over the tenant id, for customers who sign up while the API runs; its
+    answer is used for minutes, and a failure of it is a 503."""
     authority: str = "https://login.microsoftonline.com"
-    """The sign-in service's https origin, without a path."""
+    """The sign-in service's https origin, without a path: ``https://login.microsoftonline.us``,
+    ``https://login.partner.microsoftonline.cn``, ``https://<name>.ciamlogin.com``, or a custom
+    domain."""
+    issuer: str | None = None
+    """The issuer of v2 tokens, for an authority that is none of Microsoft's hosts; may hold
+    ``{tenantid}``."""
 
     def __post_init__(self) -> None:
         self._set("tenant_id", self._check_tenant(self.tenant_id))
         self._set("client_id", _check_guid(self.client_id, "client_id", "application (client) id"))
-        if not isinstance(self.client_credential, ClientSecret):
-            raise ConfigurationError(
-                "client_credential must be a credential such as ClientSecret('…'), "
-                "not a bare string or None"
-            )
+        check_credentials(self.client_credential)
         self._set("audiences", self._check_audiences(self.audiences))
         self._set("allowed_tenants", self._check_allowed_tenants(self.allowed_tenants))
         self._set("authority", self._check_authority(self.authority))
+        issuers_of(self.authority, self.issuer)
+        if is_external(self.authority) and self.is_multi_tenant:
+            raise ConfigurationError(
+                "an external tenant's authority (ciamlogin.com) serves that tenant alone: "
+                "set tenant_id to it and leave allowed_tenants out"
+            )
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
+
+    @property
+    def credentials(self) -> tuple[ClientCredential, ...]:
+        """The client credentials in the order in which they are tried."""
+        return check_credentials(self.client_credential)
+
+    @property
+    def issuers(self) -> Issuers:
+        """The issuers of tokens by version, with ``{tenantid}`` for the tenant id."""
+        return issuers_of(self.authority, self.issuer)
+
+    @property
+    def tenant_predicate(self) -> TenantPredicate | None:
+        """The predicate that decides which tenants' users may call, if there is one."""
+        allowed = self.allowed_tenants
+        return allowed if callable(allowed) else None
 
     @property
     def metadata_tenant(self) -> str:
@@ -116,15 +146,9 @@ class AppRegistration:
         return self.metadata_tenant in _MULTI_TENANT
 
     def allows_tenant(self, tenant_id: str) -> bool:
-        """Tell whether users of this tenant may call."""
+        """Tell whether users of this tenant may call, as far as the `tenant_predicate` agrees."""
         allowed = self.allowed_tenants
-        return isinstance(allowed, AnyTenant) or (allowed is not None and tenant_id in allowed)
-
-    def issuer(self, version: str, tenant_id: str) -> str:
-        """Return the exact issuer of a tenant's tokens, ``version`` being "1.0" or "2.0"."""
-        if version == "1.0":
-            return f"https://sts.windows.net/{tenant_id}/"
-        return f"{self.authority}/{tenant_id}/v2.0"
+        return not isinstance(allowed, tuple) or tenant_id in allowed
 
     @staticmethod
     def _check_tenant(tenant_id: str) -> str:
@@ -144,9 +168,17 @@ class AppRegistration:
         return values
 
     def _check_allowed_tenants(
-        self, tenants: Sequence[str] | AnyTenant | None
-    ) -> tuple[str, ...] | AnyTenant:
+        self, tenants: Sequence[str] | AnyTenant | TenantPredicate | None
+    ) -> tuple[str, ...] | AnyTenant | TenantPredicate:
         if isinstance(tenants, AnyTenant):
+            return tenants
+        if callable(tenants):
+            if not inspect.iscoroutinefunction(tenants) and not inspect.iscoroutinefunction(
+                getattr(tenants, "__call__", None)  # noqa: B004
+            ):
+                raise ConfigurationError(
+                    "allowed_tenants: the predicate must be asynchronous (async def)"
+                )
             return tenants
         if tenants is None:
             if self.tenant_id in _MULTI_TENANT:

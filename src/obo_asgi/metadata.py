@@ -20,6 +20,7 @@ from ._flights import Flights
 from ._http import FetchFailed, fetch
 from ._types import HTTPClient
 from ._urls import origin
+from .clouds import TENANT
 from .config import AppRegistration
 from .errors import InvalidTokenError, KeysUnavailableError
 
@@ -40,7 +41,6 @@ RETRY_AFTER: Final = 10
 _TIMEOUT = 5.0
 _MAX_BYTES = 1024 * 1024
 _MIN_RSA_BITS = 2048
-_TEMPLATE = "{tenantid}"
 
 
 class SigningKey:
@@ -71,7 +71,7 @@ class SigningKey:
 
     def may_sign_for(self, issuer: str, tenant_id: str) -> bool:
         """Tell whether the key set lets this key sign for an issuer (Entra's per-key issuer)."""
-        return self.issuer is None or self.issuer.replace(_TEMPLATE, tenant_id) == issuer
+        return self.issuer is None or self.issuer.replace(TENANT, tenant_id) == issuer
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class Metadata:
         shared = f"{self._registration.authority}/{self._registration.metadata_tenant}/"
         own = f"{self._registration.authority}/{tenant_id}/"
         return {
-            name: value.replace(shared, own, 1).replace(_TEMPLATE, tenant_id)
+            name: value.replace(shared, own, 1).replace(TENANT, tenant_id)
             if isinstance(value, str)
             else value
             for name, value in held.document.items()
@@ -239,8 +239,10 @@ class Metadata:
     def _checked(self, document: dict[str, Any]) -> dict[str, Any]:
         """Refuse a document that names another issuer or sends us to another host."""
         registration = self._registration
-        tenant = _TEMPLATE if registration.is_multi_tenant else registration.tenant_id
-        if document.get("issuer") != registration.issuer(self._version, tenant):
+        tenant = TENANT if registration.is_multi_tenant else registration.tenant_id
+        issuers = registration.issuers
+        issuer = issuers.v2 if self._version == "2.0" else issuers.v1
+        if issuer is None or document.get("issuer") != issuer.replace(TENANT, tenant):
             raise FetchFailed("names an issuer that is not the configured tenant's")
         for name in ("jwks_uri", "token_endpoint", "authorization_endpoint"):
             url = document.get(name)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlencode
 
 from ._http import HTTPClients, make_shareable
-from ._types import HTTPClient, Secret
+from ._types import HTTPClient, Secret, is_guid
+from ._urls import check_base_url
 from .acquirer import Acquirer
 from .cache import TokenCache
+from .client_assertion import ClientAuthenticator
 from .config import (
     AppRegistration,
     DownstreamAPI,
@@ -20,6 +23,7 @@ from .config import (
 from .downstream import Downstream, DownstreamContext
 from .errors import ConfigurationError
 from .metadata import Metadata
+from .tenants import TenantPolicy
 from .token_endpoint import TokenEndpoint
 from .tokens import OnBehalfOfGrant, User, token_digest
 from .verifier import Verifier
@@ -71,14 +75,21 @@ class OnBehalfOf:
             version: Metadata(registration, version, self._clients.get)
             for version in ("1.0", "2.0")
         }
+        predicate = registration.tenant_predicate
+        self._tenants = None if predicate is None else TenantPolicy(predicate)
         self._verifier = Verifier(
             registration,
             self._metadata,
+            tenants=self._tenants,
             required_scopes=_optional(required_scopes, "required_scopes"),
             app_roles=_optional(app_roles, "app_roles"),
         )
+        self._authenticator = ClientAuthenticator(registration, self._clients.get)
         self._endpoint = TokenEndpoint(
-            registration, self._clients.get, self._metadata["2.0"].document
+            registration,
+            self._clients.get,
+            self._metadata["2.0"].document,
+            self._authenticator,
         )
         self._acquirer = Acquirer(self._endpoint, TokenCache() if cache is None else cache)
         self._context = DownstreamContext(self._apis, self._acquirer, self._clients.get)
@@ -87,11 +98,13 @@ class OnBehalfOf:
         """Make ready for the running event loop; done by itself at the first use.
 
         Raises:
-            ConfigurationError: an HTTP client cannot be shared between users.
+            ConfigurationError: no file of the client credentials can be read, or an HTTP client
+                cannot be shared between users.
         """
         for api in self._apis.values():
             if api.http_client is not None:
                 make_shareable(api.http_client)
+        await self._authenticator.check()
         await self._clients.open()
 
     async def verify(self, token: str) -> User:
@@ -129,6 +142,28 @@ class OnBehalfOf:
             )
         return Downstream(self._context, user, grant, bypass_failures=bypass_failures)
 
+    def admin_consent_url(
+        self, tenant_id: str, *, redirect_uri: str, state: str | None = None
+    ) -> str:
+        """Return the page on which a tenant's administrator grants what this API is registered for.
+
+        Args:
+            tenant_id: the tenant, or "organizations" for whichever the administrator is of.
+            redirect_uri: where the administrator returns to, as registered; ``tenant`` and
+                ``admin_consent`` come as query parameters.
+            state: comes back unchanged; bind it to the administrator's session.
+
+        Raises:
+            ConfigurationError: the tenant or the redirect URI is not valid.
+        """
+        if tenant_id != "organizations" and not is_guid(tenant_id):
+            raise ConfigurationError("tenant_id must be a tenant's id (a GUID) or 'organizations'")
+        check_base_url(redirect_uri, name="redirect_uri", loopback_http=True)
+        query = {"client_id": self.registration.client_id, "redirect_uri": redirect_uri}
+        if state is not None:
+            query["state"] = state
+        return f"{self.registration.authority}/{tenant_id}/adminconsent?{urlencode(query)}"
+
     def made(self, value: object) -> bool:
         """Tell whether a value is a `Downstream` that this object made."""
         return isinstance(value, Downstream) and value.belongs_to(self._context)
@@ -137,8 +172,11 @@ class OnBehalfOf:
         """End what is under way in the running event loop and close our own HTTP client."""
         await self._acquirer.aclose()
         await self._endpoint.aclose()
+        await self._authenticator.aclose()
         for metadata in self._metadata.values():
             await metadata.aclose()
+        if self._tenants is not None:
+            await self._tenants.aclose()
         await self._clients.aclose()
 
     async def __aenter__(self) -> Self:

@@ -9,14 +9,14 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from ._flights import Flights
 from ._http import Fetched, FetchFailed, fetch
 from ._lru import LRU
-from ._msal_codec import Call, NeedsIO, build_msal, request_of, result_of
+from ._msal_codec import Call, NeedsIO, build_msal, run
 from ._types import HTTPClient, Secret
 from .config import AppRegistration
 from .entra_errors import acquisition_error, unreachable
@@ -36,6 +36,25 @@ _MAX_LIFETIME = 7 * 24 * 3600.0
 _EARLY = 300.0
 
 
+_Call = Callable[["ConfidentialClientApplication", "ClientAuthentication"], dict[str, Any]]
+
+
+class ClientAuthentication(Protocol):
+    """The form fields that authenticate the API, hidden until they are asked for."""
+
+    def fields(self) -> dict[str, str]: ...
+
+
+class Authenticator(Protocol):
+    """Authenticates the API, with something else once Entra has refused it."""
+
+    async def authenticate(self, audience: str, correlation_id: str) -> Any: ...
+
+    async def authenticate_again(
+        self, refused: Any, audience: str, correlation_id: str
+    ) -> Any | None: ...
+
+
 class TokenEndpoint:
     """Gets tokens at the tenant that each grant names.
 
@@ -43,6 +62,7 @@ class TokenEndpoint:
         registration: our app registration.
         client: returns the HTTP client of the running loop.
         document: returns the OpenID metadata document of a tenant.
+        authenticator: authenticates the API.
     """
 
     def __init__(
@@ -50,10 +70,12 @@ class TokenEndpoint:
         registration: AppRegistration,
         client: Callable[[], HTTPClient],
         document: Callable[[str], Awaitable[Mapping[str, Any]]],
+        authenticator: Authenticator,
     ) -> None:
         self._registration = registration
         self._client = client
         self._document = document
+        self._authenticator = authenticator
         self._msal: LRU[str, ConfidentialClientApplication] = LRU(_MAX_CLIENTS)
         self._builds: Flights[ConfidentialClientApplication] = Flights()
 
@@ -73,28 +95,46 @@ class TokenEndpoint:
             KeysUnavailableError: the metadata cannot be fetched.
         """
 
-        def call(msal: ConfidentialClientApplication) -> dict[str, Any]:
+        def call(
+            msal: ConfidentialClientApplication, authentication: ClientAuthentication
+        ) -> dict[str, Any]:
             result: dict[str, Any] = msal.acquire_token_on_behalf_of(
-                assertion.reveal(), list(scopes), claims_challenge=claims
+                assertion.reveal(),
+                list(scopes),
+                claims_challenge=claims,
+                data=authentication.fields(),
             )
             return result
 
         return await self._acquire(tenant_id, call, scopes, correlation_id)
 
     async def _acquire(
-        self, tenant_id: str, call: Call, scopes: tuple[str, ...], correlation_id: str
+        self, tenant_id: str, call: _Call, scopes: tuple[str, ...], correlation_id: str
     ) -> AccessToken:
         msal = await self._msal_client(tenant_id)
-        answer = await self._post(request_of(msal, call), correlation_id)
-        outcome = (
-            unreachable(correlation_id)
-            if answer is None
-            else _read(msal, call, answer, scopes, correlation_id)
-        )
+        audience: str = msal.authority.token_endpoint
+        fields = await self._authenticator.authenticate(audience, correlation_id)
+        outcome = await self._exchange(partial(call, msal, fields), scopes, correlation_id)
+        if isinstance(outcome, TokenAcquisitionError) and outcome.error == "invalid_client":
+            again = await self._authenticator.authenticate_again(fields, audience, correlation_id)
+            if again is not None:
+                logger.warning("the client credential was refused and has been read anew")
+                outcome = await self._exchange(partial(call, msal, again), scopes, correlation_id)
         if isinstance(outcome, AccessToken):
             return outcome
         # Raised here, so that no frame of its traceback holds what Entra wrote.
         raise outcome
+
+    async def _exchange(
+        self, call: Call, scopes: tuple[str, ...], correlation_id: str
+    ) -> AccessToken | TokenAcquisitionError:
+        request = run(call, [])
+        if not isinstance(request, NeedsIO):
+            raise RuntimeError("MSAL answered without asking the token endpoint")
+        answer = await self._post(request, correlation_id)
+        if answer is None:
+            return unreachable(correlation_id)
+        return _read(call, answer, scopes, correlation_id)
 
     async def _post(self, request: NeedsIO, correlation_id: str) -> Fetched | None:
         """Send a request, once more where Entra says nothing or fails; None if nothing came."""
@@ -137,7 +177,6 @@ class TokenEndpoint:
 
 
 def _read(
-    msal: ConfidentialClientApplication,
     call: Call,
     answer: Fetched,
     scopes: tuple[str, ...],
@@ -145,7 +184,9 @@ def _read(
 ) -> AccessToken | TokenAcquisitionError:
     body = _json_object(answer.body)
     if answer.status_code == 200 and body:
-        return _access_token(result_of(msal, call, answer)) or unreachable(correlation_id)
+        result = run(call, [answer])
+        token = None if isinstance(result, NeedsIO) else _access_token(result)
+        return token or unreachable(correlation_id)
     return acquisition_error(
         body,
         status_code=answer.status_code,

@@ -15,10 +15,12 @@ from typing import Any, Final, NamedTuple
 
 from ._lru import LRU
 from ._types import is_guid
+from .clouds import TENANT
 from .config import AppRegistration, Requirement
 from .errors import ExpiredTokenError, InsufficientScopeError, InvalidTokenError
 from .jws import Compact, parse_compact
 from .metadata import ALGORITHM, Metadata, SigningKey
+from .tenants import TenantPolicy
 from .tokens import User, token_digest
 
 CLOCK_SKEW: Final = 60.0
@@ -40,6 +42,7 @@ class Verifier:
     Args:
         registration: our app registration: audiences, tenants, authority.
         metadata: the metadata and keys by token version, "1.0" and "2.0".
+        tenants: asks the predicate over tenants, if there is one.
         required_scopes: what a user's token must hold; None: any scope.
         app_roles: what an application's own token must hold; None: such callers are refused.
         clock: seconds since the epoch.
@@ -50,6 +53,7 @@ class Verifier:
         registration: AppRegistration,
         metadata: Mapping[str, Metadata],
         *,
+        tenants: TenantPolicy | None = None,
         required_scopes: Requirement | None = None,
         app_roles: Requirement | None = None,
         clock: Callable[[], float] = time.time,
@@ -57,6 +61,9 @@ class Verifier:
         self._registration = registration
         self._audiences = frozenset(registration.audiences or ())
         self._metadata = metadata
+        issuers = {"1.0": registration.issuers.v1, "2.0": registration.issuers.v2}
+        self._issuers = {version: issuer for version, issuer in issuers.items() if issuer}
+        self._tenants = tenants
         self._required_scopes = required_scopes
         self._app_roles = app_roles
         self._clock = clock
@@ -71,10 +78,15 @@ class Verifier:
         verified = self._verified.get(digest)
         if verified is None:
             return None
-        if verified.key.retired or verified.user.expires_at <= self._clock():
+        user = verified.user
+        if (
+            verified.key.retired
+            or user.expires_at <= self._clock()
+            or (self._tenants is not None and not self._tenants.recently_allowed(user.tid))
+        ):
             self._verified.drop(digest)
             return None
-        return verified.user
+        return user
 
     async def verify(self, token: str) -> User:
         """Verify an access token and return who calls.
@@ -82,16 +94,17 @@ class Verifier:
         Raises:
             InvalidTokenError: the token is refused.
             InsufficientScopeError: the token is good but lacks what this API requires.
-            KeysUnavailableError: the keys to verify it with cannot be had now.
+            KeysUnavailableError: the keys to verify it with, or the answer of the predicate over
+                tenants, cannot be had now.
         """
         compact = parse_compact(token)
         kid = _check_header(compact.header)
         claims = compact.claims
         version = claims.get("ver")
-        if not isinstance(version, str) or version not in self._metadata:
+        if not isinstance(version, str) or version not in self._issuers:
             raise InvalidTokenError("version", "ver is neither '1.0' nor '2.0'", claim="ver")
         tid = self._check_tenant(claims)
-        issuer = self._registration.issuer(version, tid)
+        issuer = self._issuers[version].replace(TENANT, tid)
         if claims.get("iss") != issuer:
             raise InvalidTokenError("issuer", "iss is not the issuer of the tenant", claim="iss")
         self._check_audience(claims)
@@ -100,6 +113,8 @@ class Verifier:
         _check_signature(compact, key)
         if not key.may_sign_for(issuer, tid):
             raise InvalidTokenError("issuer", "the key belongs to another issuer", claim="iss")
+        if self._tenants is not None:
+            await self._tenants.check(tid)
         user = self._to_user(claims, tid)
         self._check_permission(user)
         if user.expires_at > self._clock():
