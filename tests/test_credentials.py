@@ -10,8 +10,17 @@ from typing import Any
 
 import pytest
 
-from obo_asgi import AppRegistration, ClientSecret, ConfigurationError
+from obo_asgi import (
+    AppRegistration,
+    ClientAssertion,
+    ClientCertificate,
+    ClientSecret,
+    ConfigurationError,
+    ManagedIdentity,
+    WorkloadIdentity,
+)
 from obo_asgi._types import Secret, is_guid
+from tests.test_certificates import KEY, LEAF, key_pem, pem, pfx
 
 GUID = "11111111-1111-4111-8111-111111111111"
 VALUE = "very~secret.value"
@@ -44,6 +53,93 @@ def test_a_secret_is_not_pickled(holder: object, protocol: int) -> None:
         pickle.dumps(holder, protocol)
 
     assert VALUE not in str(caught.value)
+
+
+PASSWORD = "correct horse battery staple"
+PEM = key_pem(KEY, PASSWORD.encode()) + pem(LEAF)
+
+
+def sign() -> str:
+    return VALUE
+
+
+CREDENTIALS = [
+    pytest.param(ClientSecret(VALUE), "ClientSecret('***')", id="secret"),
+    pytest.param(
+        ClientSecret.from_file("/run/secret"),
+        "ClientSecret.from_file('/run/secret')",
+        id="secret file",
+    ),
+    pytest.param(
+        ClientCertificate(PEM, password=PASSWORD), "ClientCertificate('***')", id="certificate"
+    ),
+    pytest.param(
+        ClientCertificate(pfx(KEY, LEAF, PASSWORD.encode()), password=PASSWORD),
+        "ClientCertificate('***')",
+        id="PFX",
+    ),
+    pytest.param(
+        ClientCertificate.from_file("/run/api.pem", password=PASSWORD),
+        "ClientCertificate.from_file('/run/api.pem')",
+        id="certificate file",
+    ),
+    pytest.param(ClientAssertion(sign), "ClientAssertion(…)", id="callable"),
+    pytest.param(
+        ClientAssertion.from_file("/run/token"),
+        "ClientAssertion.from_file('/run/token')",
+        id="assertion file",
+    ),
+    pytest.param(WorkloadIdentity(), "WorkloadIdentity()", id="AKS"),
+    pytest.param(
+        WorkloadIdentity("/run/token"), "WorkloadIdentity('/run/token')", id="federated token"
+    ),
+    pytest.param(ManagedIdentity(), "ManagedIdentity()", id="managed identity"),
+]
+credentials = pytest.mark.parametrize(("credential", "expected"), CREDENTIALS)
+
+
+def registration_with(credential: Any) -> AppRegistration:
+    return AppRegistration(tenant_id=GUID, client_id=GUID, client_credential=credential)
+
+
+@credentials
+def test_a_credential_names_itself_and_no_more(credential: Any, expected: str) -> None:
+    """However it is printed, a credential says its kind and its file, never its content."""
+    shown = {repr(credential), str(credential), f"{credential}", f"{credential!r}"}
+
+    assert {expected} == shown
+    assert expected in repr(registration_with(credential))
+    assert expected in repr(registration_with([credential, ClientSecret(VALUE)]))
+
+
+@credentials
+def test_no_part_of_a_credential_shows_a_secret(credential: Any, expected: str) -> None:
+    """Nor do its attributes, as debuggers and error trackers print them."""
+    with pytest.raises(TypeError):
+        vars(credential)
+    names = [name for kind in type(credential).__mro__ for name in getattr(kind, "__slots__", ())]
+    shown = [repr(getattr(credential, name)) for name in names]
+
+    assert [] == [
+        text for text in shown for word in (VALUE, PASSWORD, "PRIVATE KEY") if word in text
+    ]
+
+
+@credentials
+def test_no_credential_is_pickled_or_copied(credential: Any, expected: str) -> None:
+    """A credential, alone, in a registration or as its parts, cannot leave the process."""
+    certificate = getattr(credential, "certificate", None)
+    registration = registration_with([credential])
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        for holder in (credential, registration, *([certificate] if certificate else [])):
+            with pytest.raises(TypeError, match="pickle") as caught:
+                pickle.dumps(holder, protocol)
+            assert PASSWORD not in str(caught.value)
+    for spread in (copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="is not pickled"):
+            spread(credential)
+    with pytest.raises(TypeError, match="is not pickled"):
+        dataclasses.asdict(registration)
 
 
 @pytest.mark.parametrize("spread", [copy.copy, copy.deepcopy], ids=lambda f: f.__name__)

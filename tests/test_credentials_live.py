@@ -1,4 +1,4 @@
-"""Every credential against FakeEntra over TLS, and swapped while requests run."""
+"""Every credential against FakeEntra: over TLS, with the real MSAL, and hidden from everybody."""
 
 from __future__ import annotations
 
@@ -247,87 +247,6 @@ def test_the_real_msal_accepts_the_same_material(form: str, tmp_path: Path) -> N
                 entra.token(), ["https://graph.microsoft.com/.default"]
             )
     assert "access_token" in answer, answer
-
-
-class Mounted:
-    """A mounted file, the credential that reads it, and how it is rotated."""
-
-    def __init__(self, kind: str, entra: FakeEntra, folder: Path) -> None:
-        self._kind = kind
-        self._entra = entra
-        self._path = folder / "mounted"
-        self._old_secret = entra.new_secret()
-        entra.add_certificate(material("first").certificate)
-        entra.add_federated_credential(subject="first")
-        contents = {
-            "secret": self._old_secret,
-            "certificate": material("first").pem,
-            "token": entra.federated_token("first"),
-        }
-        place(self._path, contents[kind])
-        makers: dict[str, Callable[[Path], ClientCredential]] = {
-            "secret": ClientSecret.from_file,
-            "certificate": ClientCertificate.from_file,
-            "token": WorkloadIdentity,
-        }
-        self.credential = makers[kind](self._path)
-
-    def swap(self) -> None:
-        entra = self._entra
-        if self._kind == "secret":
-            place(self._path, entra.new_secret())
-        elif self._kind == "certificate":
-            entra.add_certificate(material("second").certificate)
-            place(self._path, material("second").pem)
-        else:
-            entra.add_federated_credential(subject="second")
-            place(self._path, entra.federated_token("second"))
-
-    def revoke_old(self) -> None:
-        entra = self._entra
-        if self._kind == "secret":
-            entra.revoke_secret(self._old_secret)
-        elif self._kind == "certificate":
-            entra.remove_certificate(material("first").certificate)
-        else:
-            entra.remove_federated_credentials()
-            entra.add_federated_credential(subject="second")
-
-
-@pytest.mark.parametrize("order", ["swapped, then revoked", "revoked at once"])
-@pytest.mark.parametrize("kind", ["secret", "certificate", "token"])
-async def test_a_mounted_file_is_swapped_under_load(kind: str, order: str, tmp_path: Path) -> None:
-    """While fifty exchanges a second run a rotation fails none of them, and causes no storm."""
-    entra = FakeEntra()
-    mounted = Mounted(kind, entra, tmp_path)
-    outcomes: list[asyncio.Task[str]] = []
-    async with on_behalf_of(entra, mounted.credential, http_client=entra.client()) as obo:
-        for tick in range(125):
-            if tick == 30:
-                mounted.swap()
-                if order == "revoked at once":
-                    mounted.revoke_old()
-            if tick == 95 and order != "revoked at once":
-                mounted.revoke_old()
-            outcomes.append(asyncio.create_task(exchange(obo, entra)))
-            await asyncio.sleep(0.02)
-        results = await asyncio.gather(*outcomes, return_exceptions=True)
-    failed = [result for result in results if isinstance(result, BaseException)]
-    assert [] == failed
-    refused = entra.exchanges - 125
-    assert refused <= (5 if order == "revoked at once" else 0), refused
-
-
-async def test_a_credential_that_stays_wrong_causes_no_storm(tmp_path: Path) -> None:
-    """With nothing new to read, a refused credential is not retried at all."""
-    entra = FakeEntra()
-    credential = ClientSecret.from_file(place(tmp_path / "secret", "wrong"))
-    async with on_behalf_of(entra, credential, http_client=entra.client()) as obo:
-        results = await asyncio.gather(
-            *(exchange(obo, entra) for _ in range(50)), return_exceptions=True
-        )
-    assert {TokenAcquisitionError} == {type(result) for result in results}
-    assert 50 == entra.exchanges
 
 
 def frames(error: BaseException | None) -> list[FrameType]:

@@ -163,7 +163,7 @@ def run(call: Call, answers: Sequence[Fetched]) -> NeedsIO | Mapping[str, Any]:
         return call()
     except NeedsIO as request:
         return request.with_traceback(None)
-    except (ValueError, TypeError, KeyError, OverflowError):  # such as an ID token that is none
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):  # a bad ID token, say
         return {}
     finally:
         _recorded.reset(recorded)

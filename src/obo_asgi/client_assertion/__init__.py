@@ -1,0 +1,110 @@
+"""What the API authenticates to Entra with: read from files and endpoints, renewed, rotated.
+
+Files are looked at before an exchange, at most once a second, off the event loop. What cannot be
+read after it could be leaves the last good one in use. When Entra refuses the client, what it was
+refused with is read once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .._types import HTTPClient
+from ..config import AppRegistration
+from ..credentials import (
+    ClientAssertion,
+    ClientCertificate,
+    ClientCredential,
+    ClientSecret,
+    ManagedIdentity,
+    WorkloadIdentity,
+)
+from ..errors import ConfigurationError, TokenAcquisitionError
+from ._base import ClientAuthentication, Loader, Unusable
+from ._files import CertificateLoader, FileLoader, SecretLoader, TokenFileLoader, WorkloadLoader
+from ._handed_out import CallableLoader, ManagedIdentityLoader
+
+__all__ = ["ClientAuthenticator"]
+
+
+class ClientAuthenticator:
+    """Authenticates the API with the first of its credentials that is usable.
+
+    Args:
+        registration: our app registration.
+        client: returns the HTTP client of the running loop.
+    """
+
+    def __init__(self, registration: AppRegistration, client: Callable[[], HTTPClient]) -> None:
+        self._credentials = registration.credentials
+        self._loaders = [_loader(item, registration, client) for item in self._credentials]
+
+    async def check(self) -> None:
+        """Read the files once, so that a wrong path or password fails at start.
+
+        Raises:
+            ConfigurationError: no credential is usable; the message names each with its reason.
+        """
+        reasons = []
+        for credential, loader in zip(self._credentials, self._loaders, strict=True):
+            if not isinstance(loader, FileLoader):
+                return
+            try:
+                await loader.load()
+            except Unusable as problem:
+                reasons.append(f"{credential!r}: {problem}")
+            else:
+                return
+        raise ConfigurationError(f"no client credential is usable: {'; '.join(reasons)}")
+
+    async def authenticate(self, audience: str, correlation_id: str) -> ClientAuthentication:
+        """Return the form fields for a token endpoint.
+
+        Raises:
+            TokenAcquisitionError: no credential is usable; its hint names each with its reason.
+        """
+        reasons, temporary = [], False
+        for credential, loader in zip(self._credentials, self._loaders, strict=True):
+            try:
+                return await loader.authenticate(audience)
+            except Unusable as problem:
+                reasons.append(f"{credential!r}: {problem}")
+                temporary = temporary or problem.temporary
+        raise TokenAcquisitionError(
+            "no client credential is usable",
+            error="invalid_client",
+            correlation_id=correlation_id,
+            retry_after=5 if temporary else None,
+            hint="; ".join(reasons),
+        )
+
+    async def authenticate_again(
+        self, refused: ClientAuthentication, audience: str, correlation_id: str
+    ) -> ClientAuthentication | None:
+        """Return other fields than those that Entra has refused; None if there are none."""
+        await refused.loader.reload(refused.version)
+        again = await self.authenticate(audience, correlation_id)
+        same = again.loader is refused.loader and again.version == refused.version
+        return None if same else again
+
+    async def aclose(self) -> None:
+        """End what is under way in the running loop."""
+        for loader in self._loaders:
+            await loader.aclose()
+
+
+def _loader(
+    credential: ClientCredential, registration: AppRegistration, client: Callable[[], HTTPClient]
+) -> Loader:
+    match credential:
+        case ClientSecret():
+            return SecretLoader(credential.path, credential.value)
+        case ClientCertificate():
+            return CertificateLoader(credential, registration.client_id)
+        case ClientAssertion():
+            get = credential.get
+            return TokenFileLoader(credential.path) if get is None else CallableLoader(get)
+        case WorkloadIdentity(path=path):
+            return WorkloadLoader(path)
+        case ManagedIdentity():
+            return ManagedIdentityLoader(credential, client)
