@@ -141,6 +141,9 @@ SHORT = rsa_key("short", 1024)
     [
         pytest.param(b"\n", None, NEITHER, id="nothing"),
         pytest.param(b"garbage", None, NEITHER, id="garbage"),
+        pytest.param(
+            (key_pem(KEY) + pem(LEAF)).replace(b"\n", rb"\n"), None, "line breaks", id="one line"
+        ),
         pytest.param(b"\x30\x82\xff\xff", None, NEITHER, id="half of a PFX file"),
         pytest.param((key_pem(KEY) + pem(LEAF)).decode().encode("utf-16"), None, NEITHER, id="16"),
         pytest.param(LEAF.public_bytes(Encoding.DER), None, NEITHER, id="a DER certificate"),

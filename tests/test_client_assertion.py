@@ -13,6 +13,8 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from cryptography.hazmat.primitives.serialization import PrivateFormat
+from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 
 from obo_asgi import (
     AppRegistration,
@@ -588,6 +590,23 @@ async def test_one_look_serves_all_who_wait(tmp_path: Path, clock: Clock) -> Non
     clock.pass_by(1)
 
     assert {"second"} == set(await asyncio.gather(*(identity(auth) for _ in range(50))))
+
+
+async def test_a_file_that_was_being_read_at_the_end_is_read_at_the_next_start(
+    tmp_path: Path,
+) -> None:
+    """Closing in the middle of a look leaves nothing half done: the next use reads the file."""
+    slow = PrivateFormat.PKCS12.encryption_builder().kdf_rounds(1_500_000).build(b"password")
+    data = serialize_key_and_certificates(b"api", KEY, LEAF, None, slow)
+    path = write(tmp_path / "api.pfx", data)
+    auth = authenticator(ClientCertificate.from_file(path, password="password"))
+    first = asyncio.create_task(fields(auth))
+    await asyncio.sleep(0.1)
+    assert not first.done(), "the key derivation is too fast for this test"
+    await auth.aclose()
+    await asyncio.gather(first, return_exceptions=True)
+
+    assert JWT_BEARER == (await fields(auth))["client_assertion_type"]
 
 
 # workload identity

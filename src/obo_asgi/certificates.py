@@ -97,7 +97,7 @@ def _read_pem(data: bytes, password: bytes | None) -> tuple[object, list[Certifi
 
     blocks = [(match[1], match[0]) for match in _PEM.finditer(data)]
     keys = [block for label, block in blocks if label.endswith(b"PRIVATE KEY")]
-    if not blocks and rb"\n" in data:
+    if rb"\n" in data:
         return "the PEM data holds '\\n' in place of line breaks: replace them before passing it"
     if len(keys) != 1:
         return f"the PEM data holds {len(keys)} private keys; it needs exactly one"

@@ -74,9 +74,9 @@ class FileLoader(ABC):
         except OSError as error:
             self._problem = f"the file cannot be read ({type(error).__name__})"
         else:
-            self._stamp = stamp
             if raw is not None and raw != self._raw:
                 await self._adopt(raw)
+            self._stamp = stamp
         self._looked_at = time.monotonic()
 
     async def _adopt(self, raw: bytes) -> None:
