@@ -438,9 +438,9 @@ async def test_closing_leaves_no_task() -> None:
 
 
 FILES: list[Any] = [
-    pytest.param(ClientSecret.from_file, "first", "second", id="secret"),
-    pytest.param(ClientAssertion.from_file, token("first"), token("second"), id="assertion"),
-    pytest.param(WorkloadIdentity, token("first"), token("second"), id="workload identity"),
+    pytest.param(ClientSecret.from_file, "first", "other", id="secret"),
+    pytest.param(ClientAssertion.from_file, token("first"), token("other"), id="assertion"),
+    pytest.param(WorkloadIdentity, token("first"), token("other"), id="workload identity"),
     pytest.param(ClientCertificate.from_file, PEM, NEW_PEM, id="certificate"),
 ]
 files = pytest.mark.parametrize(("from_file", "first", "second"), FILES)
