@@ -32,21 +32,13 @@ Call = Callable[[], dict[str, Any]]
 class NeedsIO(BaseException):
     """MSAL wants this request sent."""
 
-    def __init__(
-        self,
-        method: str,
-        url: str,
-        *,
-        params: Mapping[str, str] | None = None,
-        data: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, method: str, url: str, request: Mapping[str, Any]) -> None:
         super().__init__()
         self.method = method
         self.url = url
-        self.params = params
-        self.data = data
-        self.headers = headers or {}
+        self.params: Mapping[str, str] | None = request.get("params")
+        self.data: Mapping[str, str] | None = request.get("data")
+        self.headers: Mapping[str, str] = request.get("headers") or {}
 
 
 _recorded: ContextVar[Sequence[Fetched]] = ContextVar("obo_asgi_recorded_answers", default=())
@@ -56,23 +48,15 @@ class _RecordedAnswers:
     """MSAL's HTTP client: hands out the recorded answers of this run, then asks for I/O."""
 
     def post(self, url: str, **request: Any) -> _MSALResponse:
-        return self._answer("POST", url, **request)
+        return self._answer("POST", url, request)
 
     def get(self, url: str, **request: Any) -> _MSALResponse:
-        return self._answer("GET", url, **request)
+        return self._answer("GET", url, request)
 
-    def _answer(
-        self,
-        method: str,
-        url: str,
-        *,
-        params: Mapping[str, str] | None = None,
-        data: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> _MSALResponse:
+    def _answer(self, method: str, url: str, request: Mapping[str, Any]) -> _MSALResponse:
         recorded = _recorded.get()
         if not recorded:
-            raise NeedsIO(method, url, params=params, data=data, headers=headers)
+            raise NeedsIO(method, url, request)
         _recorded.set(recorded[1:])
         return _MSALResponse(recorded[0])
 
