@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import Any, TypeVar
 
@@ -16,6 +17,9 @@ _REASON = re.compile(
 )
 _PLACE = re.compile(r" - at `[$\w.\[\]]*`$")
 
+_MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
+_CHARSET = re.compile(r';[ \t]*charset[ \t]*=[ \t]*"?([A-Za-z0-9_:.+-]+)', re.I)
+
 
 class _Misfit(ValueError):
     """A body does not fit a model; the message holds nothing of the body."""
@@ -26,12 +30,45 @@ class _NoJSONForm(TypeError):
 
 
 def encode_json(value: object) -> bytes:
-    """Return a value as JSON; pydantic models by their own method.
+    """Return a value as JSON; pydantic models by their own method, bytes as JSON already made.
 
     Raises:
         TypeError: the value has no JSON form.
     """
+    if isinstance(value, bytes):
+        return value
     return msgspec.json.encode(value, enc_hook=_encode_model)
+
+
+def decode_body(body: bytes, content_type: str, into: type[T]) -> T:
+    """Read a body into a type: ``bytes`` as it is, ``str`` as text, anything else as JSON.
+
+    An empty body counts as null.
+
+    Args:
+        body: the body, its transfer and content codings undone.
+        content_type: the Content-Type; what it calls something else than JSON is tried as JSON all
+            the same, because APIs mislabel it.
+        into: the type.
+
+    Raises:
+        ValueError: the body is not of the type; the message says where, and holds nothing of it.
+        TypeError: JSON cannot be read into the type.
+    """
+    if into is bytes:
+        return body  # type: ignore[return-value]
+    if into is str:
+        return _text(body, content_type)  # type: ignore[return-value]
+    try:
+        return decode_json(_utf8(body, content_type) or b"null", into)
+    except ValueError as error:
+        misfit = str(error)
+    media_type = content_type.partition(";")[0].strip().lower()
+    if not body:
+        misfit = "it is empty"
+    elif not _is_json(media_type) and _MEDIA_TYPE.fullmatch(media_type):
+        misfit = f"it is {media_type}, not JSON"
+    raise ValueError(misfit)
 
 
 def decode_json(body: bytes, into: type[T]) -> T:
@@ -54,6 +91,26 @@ def decode_json(body: bytes, into: type[T]) -> T:
             raise error.__cause__ from None
         misfit = _describe(error)
     raise ValueError(misfit)
+
+
+def _is_json(media_type: str) -> bool:
+    return media_type == "application/json" or media_type.endswith("+json")
+
+
+def _text(body: bytes, content_type: str) -> str:
+    charset = _CHARSET.search(content_type)
+    try:
+        return body.decode(charset[1] if charset else "utf-8")
+    except (LookupError, ValueError):
+        raise ValueError("it is not text in the charset that it names") from None
+
+
+def _utf8(body: bytes, content_type: str) -> bytes:
+    """Return JSON in UTF-8 (RFC 8259 section 8.1), also where the API names another charset."""
+    charset = _CHARSET.search(content_type)
+    if charset and charset[1].lower() not in ("utf-8", "utf8"):
+        body = _text(body, content_type).encode(errors="replace")
+    return body.removeprefix(codecs.BOM_UTF8)
 
 
 def _describe(error: ValueError) -> str:
