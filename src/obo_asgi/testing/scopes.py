@@ -41,6 +41,18 @@ def parse_scope(scope: str, directory: Directory, *, openid_only: bool = False) 
     Raises:
         EntraError: it is empty, malformed, of several resources, or of an unknown one.
     """
+    asked = parse_scopes(scope, directory, openid_only=openid_only)
+    if len(asked) > 1:
+        raise EntraError(700022)
+    return asked[0]
+
+
+def parse_scopes(scope: str, directory: Directory, *, openid_only: bool = False) -> list[Asked]:
+    """Understand a scope parameter that may name several resources, as a consent page does.
+
+    Raises:
+        EntraError: it is empty, malformed, or of an unknown resource.
+    """
     words = scope.split()
     openid = frozenset(word for word in words if word in _OPENID)
     texts = tuple(word for word in words if word not in _OPENID)
@@ -48,10 +60,13 @@ def parse_scope(scope: str, directory: Directory, *, openid_only: bool = False) 
         texts = ("User.Read",)
     if not texts:
         raise EntraError(28003)
-    resources = {text.rpartition("/")[0] or GRAPH for text in texts}
-    if len(resources) > 1:
-        raise EntraError(700022)
-    uri = resources.pop()
+    by_resource: dict[str, list[str]] = {}
+    for text in texts:
+        by_resource.setdefault(text.rpartition("/")[0] or GRAPH, []).append(text)
+    return [_asked(uri, tuple(some), openid, directory) for uri, some in by_resource.items()]
+
+
+def _asked(uri: str, texts: tuple[str, ...], openid: frozenset[str], directory: Directory) -> Asked:
     resource = directory.find_app(uri)
     if resource is None:
         text = f"The resource principal named {uri} was not found in the tenant."

@@ -13,7 +13,7 @@ from .aadsts import EntraError
 from .claims_request import parse_claims
 from .directory import App, User
 from .grants import SignIn
-from .scopes import Asked, parse_scope
+from .scopes import Asked, parse_scopes
 from .world import World
 
 _ALIASES: Final = ("common", "organizations")
@@ -32,7 +32,8 @@ class _Question:
 
     tenant: str
     client: App
-    asked: Asked
+    asked: list[Asked]
+    """What is asked for, by resource; tokens are for the first one, consent is for all."""
     parameters: Mapping[str, str]
 
     def redirect(self, **answer: str) -> Response:
@@ -117,7 +118,7 @@ class SignInPages:
         if challenge is not None and parameters.get("code_challenge_method") != "S256":
             raise EntraError(9002313, text="code_challenge_method must be 'S256'.")
         parse_claims(parameters.get("claims"))
-        asked = parse_scope(parameters.get("scope", ""), directory, openid_only=True)
+        asked = parse_scopes(parameters.get("scope", ""), directory, openid_only=True)
         return _Question(tenant, client, asked, parameters)
 
     def _find_user(self, question: _Question, name: str | None) -> User | None:
@@ -129,8 +130,8 @@ class SignInPages:
 
     def _must_step_up(self, question: _Question, user: User) -> bool:
         wanted = parse_claims(question.parameters.get("claims"))
-        demanded = self._world.step_up.demanded(user, question.asked.resource)
-        return bool(wanted.step_up) or demanded
+        demanded = self._world.step_up.demanded
+        return bool(wanted.step_up) or any(demanded(user, a.resource) for a in question.asked)
 
     def _wanted(self, question: _Question) -> list[_Permission]:
         """Return what the user is asked to consent to.
@@ -138,16 +139,18 @@ class SignInPages:
         ``/.default`` of an API that knows the client includes what that API itself wants of every
         other resource (``knownClientApplications``).
         """
-        resource = question.asked.resource
-        names = question.asked.names or resource.scopes
-        wanted = [_Permission(question.client, resource, scope) for scope in names]
-        if question.asked.is_default and question.client.client_id in resource.known_clients:
-            wanted += [
-                _Permission(resource, other, scope)
-                for other in self._world.directory.apps()
-                if other is not resource
-                for scope in other.scopes
-            ]
+        wanted: list[_Permission] = []
+        for asked in question.asked:
+            resource = asked.resource
+            names = asked.names or resource.scopes
+            wanted += [_Permission(question.client, resource, scope) for scope in names]
+            if asked.is_default and question.client.client_id in resource.known_clients:
+                wanted += [
+                    _Permission(resource, other, scope)
+                    for other in self._world.directory.apps()
+                    if other is not resource
+                    for scope in other.scopes
+                ]
         return wanted
 
     def _missing_consent(self, question: _Question, user: User) -> bool:
