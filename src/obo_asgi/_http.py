@@ -18,6 +18,9 @@ from .errors import ConfigurationError
 MARK = "obo_asgi.api"
 """The request extension that names the downstream API; error answers recognise our calls by it."""
 
+CHALLENGE = "obo_asgi.challenge"
+"""The response extension that holds what a downstream API demands of the user, as an error."""
+
 _CLIENT_LOGGERS = (
     "httpx",
     "httpx2",

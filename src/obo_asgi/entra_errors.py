@@ -17,15 +17,12 @@ from .errors import (
     InteractionRequiredError,
     TokenAcquisitionError,
 )
+from .interaction import read_claims
 
 __all__ = ["acquisition_error", "parse_retry_after", "unreachable"]
 
 MAX_RETRY_AFTER: Final = 300
 """The longest wait, in seconds, that is believed and passed on."""
-
-
-MAX_CLAIMS: Final = 8 * 1024
-"""The longest claims challenge, in characters, that is passed on; it has to fit into a header."""
 
 
 class _Kind(enum.Enum):
@@ -122,9 +119,7 @@ def acquisition_error(
         correlation_id: the id that the request carried.
     """
     error, suberror = _text(answer, "error"), _text(answer, "suberror")
-    claims = _text(answer, "claims")
-    if len(claims) > MAX_CLAIMS:
-        claims = ""
+    claims = read_claims(answer.get("claims"))
     numbers = _numbers(answer)
     kind = _kind(error, suberror, claims, status_code, numbers)
     wait = _DEFAULT_WAIT.get(kind)
@@ -139,7 +134,7 @@ def acquisition_error(
     )
     if isinstance(result, InteractionRequiredError):
         result.scopes = scopes
-        result.claims_challenge = claims or None
+        result.claims_challenge = claims
     return result
 
 
@@ -162,7 +157,7 @@ def parse_retry_after(value: str | None, *, default: int) -> int:
 
 
 def _kind(
-    error: str, suberror: str, claims: str, status_code: int, numbers: tuple[int, ...]
+    error: str, suberror: str, claims: str | None, status_code: int, numbers: tuple[int, ...]
 ) -> _Kind:
     if claims:
         return _Kind.INTERACTION

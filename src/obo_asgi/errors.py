@@ -155,10 +155,21 @@ class InteractionRequiredError(TokenAcquisitionError):
     Attributes:
         scopes: what the token was asked for.
         claims_challenge: the JSON that Entra or the resource demands, as it came; None for consent.
+        authorization_uri: the sign-in service's page for the user's tenant.
+        consent_uri: the page on which the user consents for the app that lacks it, as far as
+            `AppRegistration.consent_redirect_uri` is set; a client app opens it as it is, because
+            a consent under the client's own id is of no use.
     """
 
     scopes: tuple[str, ...] = ()
     claims_challenge: str | None = None
+    authorization_uri: str | None = None
+    consent_uri: str | None = None
+
+    @property
+    def needs_consent(self) -> bool:
+        """Whether a consent is missing, not a stronger or newer sign-in."""
+        return "consent_required" in (self.error, self.suberror)
 
 
 class AccessDeniedError(TokenAcquisitionError):
