@@ -9,7 +9,7 @@ from .credentials import (
     ManagedIdentity,
     WorkloadIdentity,
 )
-from .downstream import APIClient, Downstream, RequestOptions
+from .downstream import APIClient, Downstream, Part, RequestOptions
 from .errors import (
     AccessDeniedError,
     AssertionRejectedError,
@@ -27,6 +27,7 @@ from .errors import (
 )
 from .middleware import SCOPE_KEY, OnBehalfOfMiddleware, downstream_from
 from .on_behalf_of import OnBehalfOf
+from .protected_resource import ProtectedResource
 from .responses import ErrorResponse, error_response
 from .tokens import AccessToken, User
 
@@ -56,6 +57,8 @@ __all__ = [
     "OboError",
     "OnBehalfOf",
     "OnBehalfOfMiddleware",
+    "Part",
+    "ProtectedResource",
     "RequestOptions",
     "SCOPE_KEY",
     "TokenAcquisitionError",

@@ -33,6 +33,8 @@ _BYPASS_INTERVAL = 1.0
 _INTERACTION_SECONDS = 2.0
 _DENIED_SECONDS = 60.0
 _CONFIGURATION_SECONDS = 5.0
+_ALERT_INTERVAL = 60.0
+_MAX_ALERTS = 100
 
 
 class _Failure(NamedTuple):
@@ -68,6 +70,7 @@ class Acquirer:
         self._clock = clock
         self._flights: Flights[AccessToken | OboError] = Flights()
         self._failures: LRU[TokenKey, _Failure] = LRU(max_failures)
+        self._alerts: LRU[tuple[object, object], float] = LRU(_MAX_ALERTS)
 
     async def acquire_token(
         self,
@@ -76,6 +79,7 @@ class Acquirer:
         *,
         claims: str | None = None,
         bypass_failures: bool = False,
+        correlation_id: str | None = None,
     ) -> AccessToken:
         """Return a token that is valid for at least some seconds more.
 
@@ -85,28 +89,48 @@ class Acquirer:
             claims: the claims challenge that the token has to meet.
             bypass_failures: ask Entra although it has just refused (the user has consented since);
                 heeded once a second.
+            correlation_id: the id of an exchange, if it comes to one; a new one if left out.
 
         Raises:
             TokenAcquisitionError: as the tree says.
             KeysUnavailableError: the metadata that names the token endpoint cannot be had.
         """
         key = grant.key(scopes, claims)
-        token = self._cache.get(key)
+        token = self._recall(key, grant)
         if token is not None:
-            now = self._clock()
-            if token.expires_at - EARLY_EXPIRY > now:
-                if token.refresh_at <= now:
-                    self._renew(key, grant)
-                return token
+            return token
         self._raise_remembered(key, bypass_failures)
-        outcome = await self._flights.join(key, partial(self._redeem, key, grant))
+        redeem = partial(self._redeem, key, grant, correlation_id)
+        outcome = await self._flights.join(key, redeem)
         if isinstance(outcome, OboError):
             raise clone_error(outcome)
         return outcome
 
+    def recall(
+        self, grant: Grant, scopes: tuple[str, ...], claims: str | None = None
+    ) -> AccessToken | None:
+        """Return the token that `acquire_token` would return without waiting, if there is one."""
+        return self._recall(grant.key(scopes, claims), grant)
+
+    def drop(self, grant: Grant, scopes: tuple[str, ...], token: AccessToken) -> None:
+        """Forget a token that the resource has refused, unless another is in its place already."""
+        key = grant.key(scopes, None)
+        held = self._cache.get(key)
+        if held is not None and held.token == token.token:
+            self._cache.drop(key)
+
     async def aclose(self) -> None:
         """End what is under way in the running loop."""
         await self._flights.aclose()
+
+    def _recall(self, key: TokenKey, grant: Grant) -> AccessToken | None:
+        token = self._cache.get(key)
+        now = self._clock()
+        if token is None or token.expires_at - EARLY_EXPIRY <= now:
+            return None
+        if token.refresh_at <= now:
+            self._renew(key, grant)
+        return token
 
     def _remembered(self, key: TokenKey) -> _Failure | None:
         failure = self._failures.get(key)
@@ -126,11 +150,13 @@ class Acquirer:
     def _renew(self, key: TokenKey, grant: Grant) -> None:
         """Renew in the background what is still valid, not again for a while if that fails."""
         if self._remembered(key) is None:
-            self._flights.start(key, partial(self._redeem, key, grant))
+            self._flights.start(key, partial(self._redeem, key, grant, None))
 
-    async def _redeem(self, key: TokenKey, grant: Grant) -> AccessToken | OboError:
+    async def _redeem(
+        self, key: TokenKey, grant: Grant, correlation_id: str | None
+    ) -> AccessToken | OboError:
         """Redeem the grant and keep what comes of it; a failure is returned, not raised."""
-        correlation_id = str(uuid.uuid4())
+        correlation_id = correlation_id or str(uuid.uuid4())
         try:
             token = await grant.redeem(
                 self._endpoint, key.scopes, claims=key.claims, correlation_id=correlation_id
@@ -152,8 +178,28 @@ class Acquirer:
                 bypassed_at=before.bypassed_at if before else float("-inf"),
             ),
         )
-        logger.warning("no token acquired: %s", failure)
+        self._log(failure)
         return failure
+
+    def _log(self, failure: OboError) -> None:
+        """Tell the operator; once a minute what only the operator can mend."""
+        if not _is_configuration(failure):
+            is_outage = getattr(failure, "retry_after", None) is not None
+            logger.log(
+                logging.WARNING if is_outage else logging.INFO, "no token acquired: %s", failure
+            )
+            return
+        kind = (getattr(failure, "error", None), getattr(failure, "error_codes", None))
+        now = self._clock()
+        alerted = self._alerts.get(kind)
+        if alerted is None or not 0 <= now - alerted < _ALERT_INTERVAL:
+            self._alerts.put(kind, now)
+            logger.error("no token can be acquired until this is mended: %s", failure)
+
+
+def _is_configuration(error: OboError) -> bool:
+    """Tell whether the app registration or its configuration must change first."""
+    return type(error) is TokenAcquisitionError and error.retry_after is None
 
 
 def _memory_of(error: OboError) -> float:

@@ -28,6 +28,7 @@ __all__ = [
     "check_header",
     "check_http_client",
     "check_scopes",
+    "default_scope",
     "requirement",
 ]
 
@@ -99,6 +100,10 @@ class AppRegistration:
     issuer: str | None = None
     """The issuer of v2 tokens, for an authority that is none of Microsoft's hosts; may hold
     ``{tenantid}``."""
+    consent_redirect_uri: str | None = None
+    """Where the browser goes after a user has consented for this API: a redirect URI that is
+    registered for it, such as a page that closes itself. With it, challenges name a
+    ``consent_uri`` that a client can open."""
 
     def __post_init__(self) -> None:
         self._set("tenant_id", self._check_tenant(self.tenant_id))
@@ -107,6 +112,10 @@ class AppRegistration:
         self._set("audiences", self._check_audiences(self.audiences))
         self._set("allowed_tenants", self._check_allowed_tenants(self.allowed_tenants))
         self._set("authority", self._check_authority(self.authority))
+        if self.consent_redirect_uri is not None:
+            check_base_url(
+                self.consent_redirect_uri, name="consent_redirect_uri", loopback_http=True
+            )
         issuers_of(self.authority, self.issuer)
         if is_external(self.authority) and self.is_multi_tenant:
             raise ConfigurationError(
@@ -225,6 +234,9 @@ class DownstreamAPI:
     """Headers sent with every request to it."""
     http_client: HTTPClient | None = field(default=None, repr=False, hash=False)
     """An ``httpx.AsyncClient`` of your own for this API; you close it."""
+    serve_app_callers: bool = False
+    """Call it with this app's own token (client credentials) where the caller is an application
+    without a user; such a caller gets a 403 if not."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scopes", check_scopes(self.scopes))
@@ -244,6 +256,10 @@ class DownstreamAPI:
         for name, value in self.headers.items():
             check_header(name, value)
         object.__setattr__(self, "headers", MappingProxyType(dict(self.headers)))
+        if not isinstance(self.serve_app_callers, bool):
+            raise ConfigurationError(
+                f"serve_app_callers must be True or False, not {self.serve_app_callers!r}"
+            )
         check_http_client(self.http_client)
 
 
@@ -320,6 +336,12 @@ def _check_scopes(values: tuple[str, ...]) -> tuple[str, ...]:
     if len(values) > 1 and any(scope.rpartition("/")[2] == ".default" for scope in values):
         raise ConfigurationError("'.default' stands for all granted scopes: use it alone")
     return tuple(sorted(values))
+
+
+def default_scope(scopes: Sequence[str]) -> tuple[str, ...]:
+    """Return the scope that client credentials take: all app roles granted at the resource."""
+    resource, slash, _ = scopes[0].rpartition("/")
+    return (f"{resource}{slash}.default",)
 
 
 def check_http_client(client: object) -> None:

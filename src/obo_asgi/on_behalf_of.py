@@ -8,6 +8,7 @@ from typing import Self
 from urllib.parse import urlencode
 
 from ._http import HTTPClients, make_shareable
+from ._trace import Trace
 from ._types import HTTPClient, Secret, is_guid
 from ._urls import check_base_url
 from .acquirer import Acquirer
@@ -20,7 +21,7 @@ from .config import (
     check_http_client,
     requirement,
 )
-from .downstream import Downstream, DownstreamContext
+from .downstream import Caller, Downstream, DownstreamContext
 from .errors import ConfigurationError
 from .metadata import Metadata
 from .tenants import TenantPolicy
@@ -69,6 +70,7 @@ class OnBehalfOf:
         if cache is not None and not isinstance(cache, TokenCache):
             raise ConfigurationError("cache must be a TokenCache")
         self.registration = registration
+        self.required_scopes = _optional(required_scopes, "required_scopes")
         self._apis = _check_apis(downstream or {})
         self._clients = HTTPClients(http_client)
         self._metadata = {
@@ -81,7 +83,7 @@ class OnBehalfOf:
             registration,
             self._metadata,
             tenants=self._tenants,
-            required_scopes=_optional(required_scopes, "required_scopes"),
+            required_scopes=self.required_scopes,
             app_roles=_optional(app_roles, "app_roles"),
         )
         self._authenticator = ClientAuthenticator(registration, self._clients.get)
@@ -92,7 +94,9 @@ class OnBehalfOf:
             self._authenticator,
         )
         self._acquirer = Acquirer(self._endpoint, TokenCache() if cache is None else cache)
-        self._context = DownstreamContext(self._apis, self._acquirer, self._clients.get)
+        self._context = DownstreamContext(
+            registration, self._apis, self._acquirer, self._clients.get, self._open_once
+        )
 
     async def open(self) -> None:
         """Make ready for the running event loop; done by itself at the first use.
@@ -117,11 +121,14 @@ class OnBehalfOf:
         """
         return await self._verify(token, token_digest(token))
 
-    async def downstream_for(self, token: str, *, bypass_failures: bool = False) -> Downstream:
+    async def downstream_for(
+        self, token: str, *, trace: Trace | None = None, bypass_failures: bool = False
+    ) -> Downstream:
         """Verify an access token and return the downstream APIs for its user.
 
         Args:
             token: the access token of the request.
+            trace: the ids of the request, which go to Entra and to the APIs; new ones if left out.
             bypass_failures: ask Entra anew although it has just refused this user, because the
                 caller says that something has changed (``Cache-Control: no-cache``).
 
@@ -140,7 +147,29 @@ class OnBehalfOf:
                 authority=registration.authority,
                 client_id=registration.client_id,
             )
-        return Downstream(self._context, user, grant, bypass_failures=bypass_failures)
+        caller = Caller(
+            self._context, user.tid, grant, trace or Trace(), bypass_failures=bypass_failures
+        )
+        return Downstream(caller, user)
+
+    def as_app(self, *, tenant_id: str | None = None) -> Downstream:
+        """Return the downstream APIs, called by this app itself with client credentials.
+
+        It comes with no request and needs no end; ``async with obo, obo.as_app() as downstream:``
+        is the life of a worker.
+
+        Args:
+            tenant_id: in which tenant; the registration's own if left out.
+
+        Raises:
+            ConfigurationError: the tenant is missing, or not one that the registration allows.
+        """
+        tenant_id = (tenant_id or self.registration.tenant_id).lower()
+        if not is_guid(tenant_id) or not self.registration.allows_tenant(tenant_id):
+            raise ConfigurationError(
+                "as_app needs the id of an allowed tenant: say as_app(tenant_id=…)"
+            )
+        return Downstream(Caller(self._context, tenant_id, None, Trace()).as_app(), None)
 
     def admin_consent_url(
         self, tenant_id: str, *, redirect_uri: str, state: str | None = None
@@ -168,6 +197,18 @@ class OnBehalfOf:
         """Tell whether a value is a `Downstream` that this object made."""
         return isinstance(value, Downstream) and value.belongs_to(self._context)
 
+    def check_names(self, names: Sequence[str], argument: str) -> tuple[str, ...]:
+        """Return the names of downstream APIs that an argument lists.
+
+        Raises:
+            ConfigurationError: it is no list of names, or no API is called so.
+        """
+        if isinstance(names, str):
+            raise ConfigurationError(f"{argument} must be a list: [{names!r}], not {names!r}")
+        for name in names:
+            self._context.api(name)
+        return tuple(names)
+
     async def aclose(self) -> None:
         """End what is under way in the running event loop and close our own HTTP client."""
         await self._acquirer.aclose()
@@ -191,9 +232,12 @@ class OnBehalfOf:
     ) -> None:
         await self.aclose()
 
-    async def _verify(self, token: str, digest: bytes) -> User:
+    async def _open_once(self) -> None:
         if not self._clients.ready:
             await self.open()
+
+    async def _verify(self, token: str, digest: bytes) -> User:
+        await self._open_once()
         return self._verifier.recall(digest) or await self._verifier.verify(token)
 
 

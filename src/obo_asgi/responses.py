@@ -6,14 +6,16 @@ user (RFC 6750 section 3.1 for tokens, RFC 9457 for the rest).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
 
 from ._http import MARK, failure_kind
+from ._types import is_guid
 from .challenges import bearer_challenge, encode_claims
 from .entra_errors import parse_retry_after
 from .errors import (
@@ -29,11 +31,14 @@ from .errors import (
     KeysUnavailableError,
     TokenAcquisitionError,
 )
+from .interaction import find_interactions, merge_interactions
+from .protected_resource import ProtectedResource
 
-__all__ = ["ErrorResponse", "error_response"]
+__all__ = ["ErrorResponse", "error_response", "metadata_response"]
 
 _KEPT_STATUSES: Final = frozenset({400, 404, 409, 412, 422})
 _DEFAULT_RETRY_AFTER: Final = 5
+_TENANT_PAGE: Final = re.compile(r"https://[^/]+/([^/]+)/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +50,43 @@ class ErrorResponse:
     body: bytes
 
 
-def error_response(error: BaseException) -> ErrorResponse | None:
+def error_response(
+    error: BaseException, *, resource: ProtectedResource | None = None
+) -> ErrorResponse | None:
     """Return the answer for an error, also for one inside exception groups.
 
     Args:
         error: what a handler raised: an error of this library, or the HTTP client's own error of a
-            call that went through a `Downstream`.
+            call that went through a `Downstream`. Of a group, what the user can mend comes first,
+            all of it in one challenge.
+        resource: how the API describes itself (RFC 9728); every challenge names it, and scopes in
+            the form that a client asks for.
 
     Returns:
         The answer; None if the error, or one in its group, is not ours to answer, such as a
         mistake in the configuration or in a handler.
     """
-    answers = [_answer(leaf) for leaf in sorted(_leaves(error), key=_rank)]
-    return None if None in answers else answers[0]
+    answers = [_answer(leaf, resource) for leaf in _leaves(error)]
+    if None in answers:
+        return None
+    interactions = find_interactions(error)
+    return _interaction(merge_interactions(interactions), resource) if interactions else answers[0]
+
+
+def metadata_response(document: Mapping[str, Any], method: str) -> ErrorResponse:
+    """Return the answer that describes the API (RFC 9728), readable by pages of any origin."""
+    cors = {
+        "Access-Control-Allow-Origin": "*",
+        "Access-Control-Allow-Methods": "GET, OPTIONS",
+        "Access-Control-Allow-Headers": "*",
+        "Cache-Control": "max-age=3600",
+    }
+    if method == "OPTIONS":
+        return ErrorResponse(204, cors, b"")
+    if method not in ("GET", "HEAD"):
+        return _problem(405)
+    answer = _json(200, document, cors)
+    return replace(answer, body=b"") if method == "HEAD" else answer
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
@@ -68,23 +97,18 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-def _rank(error: BaseException) -> int:
-    """Order the errors of a group by what helps the caller most: what the user can mend first."""
-    return 0 if isinstance(error, InteractionRequiredError) else 1
-
-
-def _answer(error: BaseException) -> ErrorResponse | None:
+def _answer(error: BaseException, resource: ProtectedResource | None) -> ErrorResponse | None:
     match error:
         case AuthenticationRequiredError():
-            return _refusal(401, None, "an access token is required")
+            return _refusal(None, "an access token is required", resource)
         case ExpiredTokenError():
-            return _refusal(401, "invalid_token", "the access token has expired")
+            return _refusal("invalid_token", "the access token has expired", resource)
         case InvalidTokenError() | AssertionRejectedError():
-            return _refusal(401, "invalid_token", "the access token is not accepted")
+            return _refusal("invalid_token", "the access token is not accepted", resource)
         case InsufficientScopeError():
-            return _insufficient_scope(error)
+            return _insufficient_scope(error, resource)
         case InteractionRequiredError():
-            return _interaction(error)
+            return _interaction(error, resource)
         case AccessDeniedError():
             return _json(403, {"error": "access_denied", "error_description": "access is denied"})
         case KeysUnavailableError():
@@ -100,35 +124,57 @@ def _answer(error: BaseException) -> ErrorResponse | None:
             return _client_error(error)
 
 
-def _refusal(status: int, code: str | None, description: str) -> ErrorResponse:
-    challenge = bearer_challenge(error=code, error_description=code and description)
+def _refusal(
+    code: str | None, description: str, resource: ProtectedResource | None
+) -> ErrorResponse:
+    challenge = _challenge(
+        resource,
+        error=code,
+        error_description=code and description,
+        scope=" ".join((resource and resource.scopes) or ()) or None,
+    )
     body = {"error": code or "token_required", "error_description": description}
-    return _json(status, body, {"WWW-Authenticate": challenge})
+    return _json(401, body, {"WWW-Authenticate": challenge})
 
 
-def _insufficient_scope(error: InsufficientScopeError) -> ErrorResponse:
-    scope = " ".join(error.required) or None
+def _insufficient_scope(
+    error: InsufficientScopeError, resource: ProtectedResource | None
+) -> ErrorResponse:
+    required = resource.qualify(error.required) if resource else error.required
+    scope = " ".join(required) or None
     description = "the access token lacks a permission"
-    challenge = bearer_challenge(
-        error="insufficient_scope", error_description=description, scope=scope
+    challenge = _challenge(
+        resource, error="insufficient_scope", error_description=description, scope=scope
     )
     body = {"error": "insufficient_scope", "error_description": description}
     return _json(403, body | ({"scope": scope} if scope else {}), {"WWW-Authenticate": challenge})
 
 
-def _interaction(error: InteractionRequiredError) -> ErrorResponse:
+def _challenge(resource: ProtectedResource | None, **parameters: str | None) -> str:
+    metadata = None if resource is None else resource.metadata_url
+    return bearer_challenge(**parameters, resource_metadata=metadata)
+
+
+def _interaction(
+    error: InteractionRequiredError, resource: ProtectedResource | None
+) -> ErrorResponse:
     claims = error.claims_challenge
     if claims:
         code, description = "insufficient_claims", "the user has to sign in again"
-    elif error.suberror == "consent_required":
+    elif error.needs_consent:
         code, description = "consent_required", "additional consent of the user is required"
     else:
         code, description = "interaction_required", "the user has to sign in again"
-    challenge = bearer_challenge(
+    page = error.authorization_uri
+    challenge = _challenge(
+        resource,
+        realm=_realm(page),
         error=code,
         error_description=description,
         scope=" ".join(error.scopes) or None,
         claims=encode_claims(claims) if claims else None,
+        authorization_uri=page,
+        consent_uri=error.consent_uri,
     )
     body: dict[str, Any] = {
         "error": code,
@@ -137,7 +183,15 @@ def _interaction(error: InteractionRequiredError) -> ErrorResponse:
     }
     if claims:
         body["claims"] = claims
+    if error.consent_uri:
+        body["consent_uri"] = error.consent_uri
     return _json(401, body, {"WWW-Authenticate": challenge})
+
+
+def _realm(authorization_uri: str | None) -> str:
+    """Return the tenant that a sign-in page is of; empty where it is of any tenant."""
+    match = _TENANT_PAGE.match(authorization_uri or "")
+    return match[1] if match and is_guid(match[1]) else ""
 
 
 def _client_error(error: BaseException) -> ErrorResponse | None:

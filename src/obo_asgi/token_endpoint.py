@@ -108,6 +108,30 @@ class TokenEndpoint:
 
         return await self._acquire(tenant_id, call, scopes, correlation_id)
 
+    async def client_credentials(
+        self,
+        tenant_id: str,
+        scopes: tuple[str, ...],
+        *,
+        claims: str | None,
+        correlation_id: str,
+    ) -> AccessToken:
+        """Get a token for the app itself (RFC 6749 section 4.4).
+
+        Raises:
+            As `on_behalf_of`.
+        """
+
+        def call(
+            msal: ConfidentialClientApplication, authentication: ClientAuthentication
+        ) -> dict[str, Any]:
+            result: dict[str, Any] = msal.acquire_token_for_client(
+                list(scopes), claims_challenge=claims, data=authentication.fields()
+            )
+            return result
+
+        return await self._acquire(tenant_id, call, scopes, correlation_id)
+
     async def _acquire(
         self, tenant_id: str, call: _Call, scopes: tuple[str, ...], correlation_id: str
     ) -> AccessToken:

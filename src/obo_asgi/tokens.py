@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from ._types import Secret
+from .config import default_scope
 from .errors import ExpiredTokenError
 
 __all__ = [
     "AccessToken",
     "AnonymousUser",
+    "AppGrant",
     "Credentials",
     "Grant",
     "OnBehalfOfGrant",
@@ -139,6 +141,15 @@ class TokenEndpoint(Protocol):
         correlation_id: str,
     ) -> AccessToken: ...
 
+    async def client_credentials(
+        self,
+        tenant_id: str,
+        scopes: tuple[str, ...],
+        *,
+        claims: str | None,
+        correlation_id: str,
+    ) -> AccessToken: ...
+
 
 class Grant(Protocol):
     """A right to get tokens: a user's call, a session, or the app itself."""
@@ -206,6 +217,41 @@ class OnBehalfOfGrant:
             raise ExpiredTokenError("the token is about to expire, too late to exchange it")
         return await endpoint.on_behalf_of(
             self._user.tid, self._assertion, scopes, claims=claims, correlation_id=correlation_id
+        )
+
+
+class AppGrant:
+    """The right of the app to act for itself, without a user (client credentials).
+
+    Args:
+        tenant_id: where.
+        authority: the sign-in service.
+        client_id: our app registration.
+    """
+
+    __slots__ = ("_authority", "_client_id", "_tenant_id")
+
+    def __init__(self, tenant_id: str, *, authority: str, client_id: str) -> None:
+        self._tenant_id = tenant_id
+        self._authority = authority
+        self._client_id = client_id
+
+    def key(self, scopes: tuple[str, ...], claims: str | None) -> TokenKey:
+        scope = default_scope(scopes)
+        return TokenKey(
+            "app", self._authority, self._tenant_id, self._client_id, "", b"", scope, claims
+        )
+
+    async def redeem(
+        self,
+        endpoint: TokenEndpoint,
+        scopes: tuple[str, ...],
+        *,
+        claims: str | None,
+        correlation_id: str,
+    ) -> AccessToken:
+        return await endpoint.client_credentials(
+            self._tenant_id, scopes, claims=claims, correlation_id=correlation_id
         )
 
 

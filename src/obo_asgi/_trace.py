@@ -1,0 +1,79 @@
+"""What tells one request in the logs of all services: its correlation id and W3C trace context."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+CORRELATION_HEADER: Final = "client-request-id"
+"""The name that Entra, Graph and Azure know; ours where the caller sends none."""
+
+_CORRELATION_HEADERS: Final = (
+    CORRELATION_HEADER,
+    "x-ms-client-request-id",
+    "x-correlation-id",
+    "x-request-id",
+)
+_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_TRACE_PARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACE_STATE: Final = re.compile(r"[\t\x20-\x7e]{1,512}")
+
+
+class Trace:
+    """The ids of one request, read from its headers when they are first asked for.
+
+    Args:
+        incoming: the headers of the request, as ASGI has them.
+    """
+
+    __slots__ = ("_headers", "_incoming")
+
+    def __init__(self, incoming: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        self._incoming = incoming
+        self._headers: Mapping[str, str] | None = None
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers that go to downstream APIs, by lower-case name."""
+        if self._headers is None:
+            self._headers = _outgoing(self._incoming)
+        return self._headers
+
+    @property
+    def correlation_id(self) -> str:
+        """The caller's id for this request, or a new one."""
+        return self.headers[CORRELATION_HEADER]
+
+    @property
+    def echo(self) -> dict[str, str]:
+        """The header for our own answer: the id under the caller's name for it, if there is one.
+
+        Without the caller's id, and before anything was sent anywhere, there is none.
+        """
+        if self._headers is None and not _find_id(_texts(self._incoming)):
+            return {}
+        return dict([next(iter(self.headers.items()))])
+
+
+def _texts(incoming: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in incoming}
+
+
+def _find_id(received: Mapping[str, str]) -> str | None:
+    """Return the name of the header that holds the caller's id."""
+    names = (name for name in _CORRELATION_HEADERS if _ID.fullmatch(received.get(name, "")))
+    return next(names, None)
+
+
+def _outgoing(incoming: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    received = _texts(incoming)
+    name = _find_id(received)
+    correlation_id = str(uuid.uuid4()) if name is None else received[name]
+    headers = dict.fromkeys((name or CORRELATION_HEADER, CORRELATION_HEADER), correlation_id)
+    if _TRACE_PARENT.fullmatch(received.get("traceparent", "")):
+        headers["traceparent"] = received["traceparent"]
+        if _TRACE_STATE.fullmatch(received.get("tracestate", "")):
+            headers["tracestate"] = received["tracestate"]
+    return headers

@@ -1,0 +1,194 @@
+"""What a handler holds: the downstream APIs, each called as the user of the request."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable
+from types import TracebackType
+from typing import Any, Self, TypeVar, overload
+
+from ..tokens import User
+from ._api_client import APIClient
+from ._caller import Caller, DownstreamContext
+from ._parts import Part, gather
+from ._requests import RequestOptions
+
+__all__ = ["APIClient", "Caller", "Downstream", "DownstreamContext", "Part", "RequestOptions"]
+
+T = TypeVar("T")
+T1 = TypeVar("T1")
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
+T4 = TypeVar("T4")
+T5 = TypeVar("T5")
+T6 = TypeVar("T6")
+
+
+class Downstream:
+    """The downstream APIs by name, for one caller; it ends with the request that it came with.
+
+    ``async with`` ends it too, for one that came with no request.
+
+    Args:
+        caller: who calls.
+        user: on whose behalf; None where the app calls for itself.
+    """
+
+    __slots__ = ("_caller", "_user")
+
+    def __init__(self, caller: Caller, user: User | None) -> None:
+        self._caller = caller
+        self._user = user
+
+    def __getitem__(self, name: str) -> APIClient:
+        """Return the API of this name.
+
+        Raises:
+            ConfigurationError: no API of this name is configured.
+        """
+        return APIClient(self._caller, name, self._caller.context.api(name))
+
+    def __repr__(self) -> str:
+        return f"Downstream({', '.join(self._caller.context.apis)})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def user(self) -> User:
+        """The user on whose behalf the APIs are called.
+
+        Raises:
+            RuntimeError: the app calls for itself.
+        """
+        if self._user is None:
+            raise RuntimeError("the app calls for itself here: there is no user")
+        return self._user
+
+    @property
+    def correlation_id(self) -> str:
+        """The id of the request, which goes to Entra and to the APIs (``client-request-id``)."""
+        return self._caller.trace.correlation_id
+
+    def as_app(self) -> Downstream:
+        """Return the same APIs, called by the app itself with client credentials.
+
+        Their tokens hold the app roles that an administrator granted, and no user.
+        """
+        return Downstream(self._caller.as_app(), None)
+
+    def close(self) -> None:
+        """End it: from now on every call raises RuntimeError."""
+        self._caller.end()
+
+    def belongs_to(self, context: DownstreamContext) -> bool:
+        """Tell whether it was made from this context."""
+        return self._caller.context is context
+
+    async def acquire_tokens(self, names: Iterable[str]) -> None:
+        """Make sure of the tokens for some APIs, those that are missing in parallel.
+
+        Raises:
+            InteractionRequiredError: the user has something to do first, for one API or several.
+            TokenAcquisitionError: no token, for another reason.
+        """
+        caller = self._caller
+        missing = [name for name in names if not caller.holds_token(caller.context.api(name))]
+        await self.gather(*(self[name].acquire_token() for name in missing), strict=True)
+
+    @overload
+    async def gather(
+        self,
+        a: Awaitable[T1],
+        /,
+        *,
+        timeout: float | None = None,
+        strict: bool = False,
+    ) -> tuple[Part[T1]]: ...
+    @overload
+    async def gather(
+        self,
+        a: Awaitable[T1],
+        b: Awaitable[T2],
+        /,
+        *,
+        timeout: float | None = None,
+        strict: bool = False,
+    ) -> tuple[Part[T1], Part[T2]]: ...
+    @overload
+    async def gather(
+        self,
+        a: Awaitable[T1],
+        b: Awaitable[T2],
+        c: Awaitable[T3],
+        /,
+        *,
+        timeout: float | None = None,
+        strict: bool = False,
+    ) -> tuple[Part[T1], Part[T2], Part[T3]]: ...
+    @overload
+    async def gather(
+        self,
+        a: Awaitable[T1],
+        b: Awaitable[T2],
+        c: Awaitable[T3],
+        d: Awaitable[T4],
+        /,
+        *,
+        timeout: float | None = None,
+        strict: bool = False,
+    ) -> tuple[Part[T1], Part[T2], Part[T3], Part[T4]]: ...
+    @overload
+    async def gather(
+        self,
+        a: Awaitable[T1],
+        b: Awaitable[T2],
+        c: Awaitable[T3],
+        d: Awaitable[T4],
+        e: Awaitable[T5],
+        /,
+        *,
+        timeout: float | None = None,
+        strict: bool = False,
+    ) -> tuple[Part[T1], Part[T2], Part[T3], Part[T4], Part[T5]]: ...
+    @overload
+    async def gather(
+        self,
+        a: Awaitable[T1],
+        b: Awaitable[T2],
+        c: Awaitable[T3],
+        d: Awaitable[T4],
+        e: Awaitable[T5],
+        f: Awaitable[T6],
+        /,
+        *,
+        timeout: float | None = None,
+        strict: bool = False,
+    ) -> tuple[Part[T1], Part[T2], Part[T3], Part[T4], Part[T5], Part[T6]]: ...
+    @overload
+    async def gather(
+        self, *calls: Awaitable[T], timeout: float | None = None, strict: bool = False
+    ) -> tuple[Part[T], ...]: ...
+    async def gather(
+        self, *calls: Awaitable[Any], timeout: float | None = None, strict: bool = False
+    ) -> tuple[Part[Any], ...]:
+        """Run calls in parallel and return a `Part` for each: its value, or its own error.
+
+        Args:
+            calls: what the verbs return, or other awaitables; none of them awaited yet.
+            timeout: seconds that all of them have; what is not done then is cancelled, and its
+                error is a `DownstreamTimeoutError`.
+            strict: raise the first error instead of returning it.
+
+        Raises:
+            InteractionRequiredError: the user has something to do for one of them or several:
+                one challenge with all scopes and claims, once every call has ended.
+        """
+        return await gather(calls, timeout=timeout, strict=strict)

@@ -1,0 +1,195 @@
+"""On whose behalf APIs are called: which token each of them gets, as long as the request lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Final
+
+from .._trace import Trace
+from .._types import HTTPClient, is_guid
+from .._urls import origin
+from ..acquirer import Acquirer
+from ..config import AppRegistration, DownstreamAPI
+from ..errors import AccessDeniedError, ConfigurationError, InteractionRequiredError
+from ..interaction import authorize_url, consent_url
+from ..tokens import AccessToken, AppGrant, Grant
+
+_ENDED: Final = (
+    "this Downstream ended with its request; for work that goes on after the response, "
+    "call start_session() during the request and resume the session"
+)
+
+called_api: ContextVar[str] = ContextVar("obo_asgi_called_api", default="")
+"""The API that the running task has called last."""
+
+
+@dataclass(frozen=True, slots=True)
+class DownstreamContext:
+    """What all requests share: the configured APIs and how to reach them."""
+
+    registration: AppRegistration
+    apis: Mapping[str, DownstreamAPI]
+    acquirer: Acquirer
+    client: Callable[[], HTTPClient]
+    open: Callable[[], Awaitable[None]]
+
+    def api(self, name: str) -> DownstreamAPI:
+        """Return the API of a name.
+
+        Raises:
+            ConfigurationError: none is configured.
+        """
+        try:
+            return self.apis[name]
+        except KeyError:
+            known = ", ".join(sorted(self.apis)) or "none"
+            raise ConfigurationError(
+                f"no downstream API is called {name!r} (configured: {known}); "
+                "add it to OnBehalfOf(downstream={…})"
+            ) from None
+
+
+class Caller:
+    """Who calls the downstream APIs: a user, or the app itself.
+
+    Args:
+        context: what all requests share.
+        tenant_id: where the caller's tokens are from.
+        grant: the user's right to tokens; None without a user.
+        trace: the ids of the request.
+        bypass_failures: whether the caller asked for a fresh answer (``Cache-Control: no-cache``).
+        parent: whose end is the end of this one too.
+    """
+
+    __slots__ = (
+        "_bypass_failures",
+        "_ended",
+        "_grant",
+        "_parent",
+        "_tenant_id",
+        "context",
+        "trace",
+    )
+
+    def __init__(
+        self,
+        context: DownstreamContext,
+        tenant_id: str,
+        grant: Grant | None,
+        trace: Trace,
+        *,
+        bypass_failures: bool = False,
+        parent: Caller | None = None,
+    ) -> None:
+        self.context = context
+        self.trace = trace
+        self._tenant_id = tenant_id
+        self._grant = grant
+        self._bypass_failures = bypass_failures
+        self._parent = parent
+        self._ended = False
+
+    def as_app(self) -> Caller:
+        """Return the app itself, in the same tenant and for as long as this caller."""
+        grant = self._app_grant()
+        return Caller(
+            self.context,
+            self._tenant_id,
+            grant,
+            self.trace,
+            bypass_failures=self._bypass_failures,
+            parent=self,
+        )
+
+    def end(self) -> None:
+        """From now on every call raises RuntimeError."""
+        self._ended = True
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What goes along with every call: the ids of the request, and the wish for freshness.
+
+        An API behind this library forgets its own refusals for such a call, along a whole chain.
+        """
+        fresh = {"cache-control": "no-cache"} if self._bypass_failures else {}
+        return {**self.trace.headers, **fresh}
+
+    async def client_for(self, api: DownstreamAPI) -> HTTPClient:
+        """Return the HTTP client that an API is called with."""
+        await self.context.open()
+        return api.http_client or self.context.client()
+
+    def holds_token(self, api: DownstreamAPI) -> bool:
+        """Tell whether the token for an API can be had without waiting."""
+        grant = self._grant_for(api)
+        return self.context.acquirer.recall(grant, tuple(api.scopes)) is not None
+
+    async def acquire_token(
+        self, api: DownstreamAPI, scopes: tuple[str, ...], *, claims: str | None = None
+    ) -> AccessToken:
+        """Return the caller's token for checked scopes of an API."""
+        grant = self._grant_for(api)
+        token = self.context.acquirer.recall(grant, scopes, claims)
+        return token or await self._acquire_token(grant, scopes, claims)
+
+    def forget_token(self, api: DownstreamAPI, scopes: tuple[str, ...], token: AccessToken) -> None:
+        """Let nobody get a token again that the API has refused."""
+        self.context.acquirer.drop(self._grant_for(api), scopes, token)
+
+    def trusts(self, url: str | None) -> bool:
+        """Tell whether a page is the sign-in service's own, to which users may be sent."""
+        try:
+            return url is not None and origin(url) == origin(self.context.registration.authority)
+        except ValueError:
+            return False
+
+    async def _acquire_token(
+        self, grant: Grant, scopes: tuple[str, ...], claims: str | None
+    ) -> AccessToken:
+        await self.context.open()
+        correlation_id = self.trace.correlation_id
+        try:
+            return await self.context.acquirer.acquire_token(
+                grant,
+                scopes,
+                claims=claims,
+                bypass_failures=self._bypass_failures,
+                correlation_id=correlation_id if is_guid(correlation_id) else None,
+            )
+        except InteractionRequiredError as error:
+            raise self._with_pages(error) from None
+
+    def _grant_for(self, api: DownstreamAPI) -> Grant:
+        if self._ended or (self._parent is not None and self._parent._ended):
+            raise RuntimeError(_ENDED)
+        if self._grant is not None:
+            return self._grant
+        if api.serve_app_callers:
+            return self._app_grant()
+        raise AccessDeniedError(
+            "an application calls for itself: there is no user to act for",
+            error="access_denied",
+            hint="DownstreamAPI(serve_app_callers=True) calls the API as this app instead",
+        )
+
+    def _app_grant(self) -> AppGrant:
+        registration = self.context.registration
+        return AppGrant(
+            self._tenant_id, authority=registration.authority, client_id=registration.client_id
+        )
+
+    def _with_pages(self, error: InteractionRequiredError) -> InteractionRequiredError:
+        """Name the pages on which the user can do what is missing."""
+        registration = self.context.registration
+        page = authorize_url(registration.authority, self._tenant_id)
+        error.authorization_uri = page
+        if registration.consent_redirect_uri and not error.claims_challenge:
+            error.consent_uri = consent_url(
+                page,
+                client_id=registration.client_id,
+                redirect_uri=registration.consent_redirect_uri,
+                scopes=error.scopes,
+            )
+        return error

@@ -1,0 +1,53 @@
+"""What a downstream API demands of the user, and the one try to meet it without the user."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._http import CHALLENGE
+from ..challenges import parse_challenge
+from ..config import DownstreamAPI
+from ..errors import AssertionRejectedError, InteractionRequiredError
+from ..interaction import merge_interactions
+from ..tokens import AccessToken
+from ._caller import Caller
+
+__all__ = ["find_demand", "meet_claims"]
+
+
+def find_demand(response: Any, caller: Caller) -> InteractionRequiredError | None:
+    """Return the challenge of a response, ready for our own caller; the response remembers it.
+
+    Pages that are not the sign-in service's own are left out: an API could send users anywhere.
+    """
+    challenge = parse_challenge(response)
+    if challenge is None or not challenge.interaction_required:
+        return None
+    demand = challenge.to_error()
+    if not caller.trusts(demand.authorization_uri):
+        demand.authorization_uri = None
+    if not caller.trusts(demand.consent_uri):
+        demand.consent_uri = None
+    extensions = getattr(response, "extensions", None)
+    if isinstance(extensions, dict):
+        extensions[CHALLENGE] = demand
+    return demand
+
+
+async def meet_claims(
+    caller: Caller, api: DownstreamAPI, scopes: tuple[str, ...], demand: InteractionRequiredError
+) -> AccessToken:
+    """Exchange again with the claims that an API demands (continuous access evaluation).
+
+    Raises:
+        InteractionRequiredError: only the user can meet them: the API's demand, with what Entra
+            demands besides.
+        TokenAcquisitionError: no token, for another reason.
+    """
+    try:
+        return await caller.acquire_token(api, scopes, claims=demand.claims_challenge)
+    except InteractionRequiredError as error:
+        failure = merge_interactions([demand, error])
+    except AssertionRejectedError:
+        failure = demand
+    raise failure
