@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Final
 
+from ._inbound import bearer_token, check_paths, dispatched_path, is_no_cache, is_preflight
+from ._trace import Trace
 from ._types import ASGIApp, Message, Receive, Scope, Send
 from .downstream import Downstream
-from .errors import (
-    AuthenticationRequiredError,
-    ConfigurationError,
-    InvalidTokenError,
-    OboError,
-)
+from .errors import AuthenticationRequiredError, ConfigurationError, OboError
 from .on_behalf_of import OnBehalfOf
-from .responses import ErrorResponse, error_response
+from .protected_resource import ProtectedResource
+from .responses import ErrorResponse, error_response, metadata_response
 from .tokens import AnonymousUser, Credentials
 
 __all__ = ["SCOPE_KEY", "OnBehalfOfMiddleware", "downstream_from"]
@@ -26,8 +25,6 @@ logger = logging.getLogger(__name__)
 SCOPE_KEY: Final = "obo_asgi"
 """Where the ASGI scope holds the request's `Downstream`; None for anonymous callers."""
 
-# RFC 6750 section 2.1: one space, then the token; the scheme is case-insensitive (RFC 9110).
-_BEARER = re.compile(rb"(?i:bearer) ([A-Za-z0-9\-._~+/]+=*)")
 _CLOSE_POLICY: Final = 1008
 
 
@@ -50,6 +47,13 @@ class OnBehalfOfMiddleware:
             same.
         cors_preflight: let CORS preflight requests in without a token, for a CORS middleware that
             sits inside; better put it outside.
+        acquire_first: the downstream APIs whose tokens are acquired before the app is called, so
+            that a missing consent is an HTTP 401 for streams, WebSockets and MCP tools too; or
+            such lists by path, each for the path and what lies below it.
+        resource: how the API describes itself to clients that discover it (RFC 9728); without a
+            token anybody may read that, and every challenge names it.
+        on_error: turns what the app raises into an answer, or None to let it pass; None lets
+            everything pass. Refusals of this middleware itself are always answered.
 
     Raises:
         ConfigurationError: an argument is wrong.
@@ -63,14 +67,21 @@ class OnBehalfOfMiddleware:
         public_paths: Iterable[str] = (),
         optional: bool = False,
         cors_preflight: bool = False,
+        acquire_first: Sequence[str] | Mapping[str, Sequence[str]] = (),
+        resource: ProtectedResource | None = None,
+        on_error: Callable[[Exception], ErrorResponse | None] | None = error_response,
     ) -> None:
         if not isinstance(obo, OnBehalfOf):
             raise ConfigurationError("the second argument must be an OnBehalfOf")
         self.app = app
         self._obo = obo
-        self._public_paths = _check_public_paths(public_paths)
+        self._public_paths = check_paths(public_paths, "public_paths")
         self._optional = optional
         self._cors_preflight = cors_preflight
+        self._acquire_first = _check_acquire_first(obo, acquire_first)
+        self._resource = _check_resource(obo, resource)
+        self._refuse = partial(error_response, resource=self._resource)
+        self._on_error = self._refuse if on_error is error_response else on_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -91,22 +102,31 @@ class OnBehalfOfMiddleware:
             started = started or message["type"] == "http.response.start"
             await send(message)
 
+        if self._resource is not None and self._is_description(self._resource, scope):
+            document = self._resource.document(self._obo.registration)
+            await _send_answer(metadata_response(document, scope["method"]), send)
+            return
+        trace = Trace(scope["headers"])
+        answer_to: Callable[[Exception], ErrorResponse | None] | None = self._refuse
         try:
-            await self._call(scope, await self._authenticate(scope), receive, watch)
+            inner = await self._admit(scope, trace)
+            answer_to = self._on_error
+            await self._call(scope, inner, receive, watch)
         except Exception as error:
-            answer = None if started else error_response(error)
+            answer = None if started or answer_to is None else answer_to(error)
             if answer is None:
                 raise
             logger.info("answered %s: %s", answer.status_code, _loggable(error))
         else:
             return
-        await _send_answer(answer, send)
+        await _send_answer(answer, send, trace.echo)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        trace = Trace(scope["headers"])
         try:
-            inner = await self._authenticate(scope)
+            inner = await self._admit(scope, trace)
         except Exception as error:
-            answer = error_response(error)
+            answer = self._refuse(error)
             if answer is None:
                 raise
             logger.info("WebSocket refused: %s", _loggable(error))
@@ -115,7 +135,7 @@ class OnBehalfOfMiddleware:
             return
         await receive()  # the connect message; a refusal is the reply to it
         if "websocket.http.response" in (scope.get("extensions") or {}):
-            await _send_answer(answer, send, prefix="websocket.")
+            await _send_answer(answer, send, trace.echo, prefix="websocket.")
         else:
             await send({"type": "websocket.close", "code": _CLOSE_POLICY})
 
@@ -144,13 +164,23 @@ class OnBehalfOfMiddleware:
             if downstream is not None and inner is not outer:
                 downstream.close()
 
-    async def _authenticate(self, scope: Scope) -> Scope:
+    async def _admit(self, scope: Scope, trace: Trace) -> Scope:
+        """Let a request in, once the tokens that are to be acquired first are there."""
+        inner = await self._authenticate(scope, trace)
+        downstream = inner[SCOPE_KEY]
+        if self._acquire_first and downstream is not None:
+            await downstream.acquire_tokens(self._names_for(dispatched_path(scope)))
+        return inner
+
+    async def _authenticate(self, scope: Scope, trace: Trace) -> Scope:
         """Return a copy of the scope that says who calls; the scope itself if it does already."""
         if self._obo.made(scope.get(SCOPE_KEY)):
             return scope
-        token = None if self._is_public(scope) else _bearer_token(scope)
+        is_public = bool(self._public_paths) and dispatched_path(scope) in self._public_paths
+        token = None if is_public else bearer_token(scope)
         if token is None:
-            if not (self._optional or self._is_public(scope) or self._is_preflight(scope)):
+            passes = is_public or self._optional or (self._cors_preflight and is_preflight(scope))
+            if not passes:
                 raise AuthenticationRequiredError
             return {
                 **scope,
@@ -158,19 +188,23 @@ class OnBehalfOfMiddleware:
                 "user": AnonymousUser(),
                 "auth": Credentials(),
             }
-        downstream = await self._obo.downstream_for(token, bypass_failures=_is_no_cache(scope))
+        downstream = await self._obo.downstream_for(
+            token, trace=trace, bypass_failures=is_no_cache(scope)
+        )
         user = downstream.user
         return {**scope, SCOPE_KEY: downstream, "user": user, "auth": Credentials(user.scopes)}
 
-    def _is_public(self, scope: Scope) -> bool:
-        return bool(self._public_paths) and _dispatched_path(scope) in self._public_paths
+    @staticmethod
+    def _is_description(resource: ProtectedResource, scope: Scope) -> bool:
+        return resource.metadata_path in (scope["path"], dispatched_path(scope))
 
-    def _is_preflight(self, scope: Scope) -> bool:
-        return (
-            self._cors_preflight
-            and scope.get("method") == "OPTIONS"
-            and {b"origin", b"access-control-request-method"} <= {n for n, _ in scope["headers"]}
-        )
+    def _names_for(self, path: str) -> set[str]:
+        return {
+            name
+            for start, names in self._acquire_first.items()
+            if path == start or path.startswith(f"{start}/")
+            for name in names
+        }
 
 
 def downstream_from(scope: Scope) -> Downstream:
@@ -189,68 +223,49 @@ def downstream_from(scope: Scope) -> Downstream:
     return downstream
 
 
+def _check_acquire_first(
+    obo: OnBehalfOf, names: Sequence[str] | Mapping[str, Sequence[str]]
+) -> dict[str, tuple[str, ...]]:
+    """Return the names of APIs by path, without its final slash."""
+    by_path = names if isinstance(names, Mapping) else {"/": names}
+    check_paths(by_path, "acquire_first")
+    return {
+        path.rstrip("/"): obo.check_names(listed, "acquire_first")
+        for path, listed in by_path.items()
+        if listed
+    }
+
+
+def _check_resource(
+    obo: OnBehalfOf, resource: ProtectedResource | None
+) -> ProtectedResource | None:
+    """Return the resource with the scopes that the API requires, where it names none itself."""
+    if resource is None:
+        return None
+    if not isinstance(resource, ProtectedResource):
+        raise ConfigurationError("resource must be a ProtectedResource(resource='https://…')")
+    if resource.scopes is not None or obo.required_scopes is None:
+        return resource
+    return replace(resource, scopes=resource.qualify(obo.required_scopes.names))
+
+
 def _loggable(error: Exception) -> object:
     """Return what may be logged of an error: ours hold no URL, the HTTP client's do."""
     return error if isinstance(error, OboError) else type(error).__name__
 
 
-def _bearer_token(scope: Scope) -> str | None:
-    """Return the token of the one Authorization header; None if there is no such header.
-
-    Raises:
-        InvalidTokenError: more than one header, another scheme, or a malformed value.
-    """
-    values = [value for name, value in scope["headers"] if name == b"authorization"]
-    if not values:
-        return None
-    match = _BEARER.fullmatch(values[0])
-    if match is None or len(values) > 1:
-        raise InvalidTokenError(
-            "header", "the Authorization header is not exactly one 'Bearer <token>'"
-        )
-    return match[1].decode("ascii")
-
-
-def _is_no_cache(scope: Scope) -> bool:
-    return any(
-        name == b"cache-control" and b"no-cache" in value.lower()
-        for name, value in scope["headers"]
-    )
-
-
-def _dispatched_path(scope: Scope) -> str:
-    """Return the path that the app's router sees: without ``root_path``, on a segment boundary."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "").rstrip("/")
-    if root and (path == root or path.startswith(root + "/")):
-        return path[len(root) :] or "/"
-    return path
-
-
-def _check_public_paths(paths: Iterable[str]) -> frozenset[str]:
-    if isinstance(paths, str):
-        raise ConfigurationError(f"public_paths must be a list: [{paths!r}], not {paths!r}")
-    result = frozenset(paths)
-    for path in result:
-        if not isinstance(path, str) or not path.startswith("/"):
-            raise ConfigurationError(f"public_paths are exact paths that start with '/': {path!r}")
-        if any(mark in path for mark in "*{?#"):
-            raise ConfigurationError(
-                f"public_paths are exact paths, without patterns or queries: {path!r}"
-            )
-    return result
-
-
-async def _send_answer(answer: ErrorResponse, send: Send, *, prefix: str = "") -> None:
-    headers: list[Any] = [
-        (name.lower().encode("latin-1"), value.encode("latin-1"))
-        for name, value in answer.headers.items()
-    ]
+async def _send_answer(
+    answer: ErrorResponse, send: Send, more: Mapping[str, str] | None = None, *, prefix: str = ""
+) -> None:
+    headers = {**answer.headers, **(more or {})}
     await send(
         {
             "type": f"{prefix}http.response.start",
             "status": answer.status_code,
-            "headers": headers,
+            "headers": [
+                (name.lower().encode("latin-1"), value.encode("latin-1"))
+                for name, value in headers.items()
+            ],
         }
     )
     await send({"type": f"{prefix}http.response.body", "body": answer.body})
