@@ -19,6 +19,8 @@ _PLACE = re.compile(r" - at `[$\w.\[\]]*`$")
 
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
 _CHARSET = re.compile(r';[ \t]*charset[ \t]*=[ \t]*"?([A-Za-z0-9_:.+-]+)', re.I)
+# Codecs of Python that are no charsets: slow beyond measure on long texts, or full of warnings.
+_NO_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "unicode-escape"})
 
 
 class _Misfit(ValueError):
@@ -99,10 +101,13 @@ def _is_json(media_type: str) -> bool:
 
 def _text(body: bytes, content_type: str) -> str:
     charset = _CHARSET.search(content_type)
+    name = charset[1] if charset else "utf-8"
     try:
-        return body.decode(charset[1] if charset else "utf-8")
+        if codecs.lookup(name).name not in _NO_CHARSETS:
+            return body.decode(name)
     except (LookupError, ValueError):
-        raise ValueError("it is not text in the charset that it names") from None
+        pass  # the error would hold the body
+    raise ValueError("it is not text in the charset that it names")
 
 
 def _utf8(body: bytes, content_type: str) -> bytes:

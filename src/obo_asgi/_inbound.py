@@ -65,12 +65,14 @@ def check_paths(paths: Iterable[str], argument: str) -> frozenset[str]:
     """
     if isinstance(paths, str):
         raise ConfigurationError(f"{argument} must be a list: [{paths!r}], not {paths!r}")
-    result = frozenset(paths)
-    for path in result:
+    if not isinstance(paths, Iterable):
+        raise ConfigurationError(f"{argument} must be a list of paths, not {paths!r}")
+    listed = list(paths)
+    for path in listed:
         if not isinstance(path, str) or not path.startswith("/"):
             raise ConfigurationError(f"{argument} are exact paths that start with '/': {path!r}")
         if any(mark in path for mark in "*{?#"):
             raise ConfigurationError(
                 f"{argument} are exact paths, without patterns or queries: {path!r}"
             )
-    return result
+    return frozenset(listed)

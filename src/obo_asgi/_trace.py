@@ -17,7 +17,9 @@ _CORRELATION_HEADERS: Final = (
     "x-request-id",
 )
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_TRACE_PARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACE_PARENT: Final = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+)
 _TRACE_STATE: Final = re.compile(r"[\t\x20-\x7e]{1,512}")
 
 
@@ -58,7 +60,12 @@ class Trace:
 
 
 def _texts(incoming: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in incoming}
+    """Return headers by name; the lines of one are joined (RFC 9110 section 5.3)."""
+    texts: dict[str, str] = {}
+    for line in incoming:
+        name, value = (part.decode("latin-1") for part in line)
+        texts[name] = f"{texts[name]},{value}" if name in texts else value
+    return texts
 
 
 def _find_id(received: Mapping[str, str]) -> str | None:

@@ -62,6 +62,8 @@ def _end(pattern: re.Pattern[str], line: str, position: int) -> int:
 def _escape_claims(line: str) -> str:
     """Escape the JSON that Microsoft.Identity.Web puts between quotes as it is."""
     before, mark, after = line.partition(_RAW_CLAIMS)
+    if _PARAMETER.match(line, len(before)):
+        return line
     try:
         _, end = json.JSONDecoder().raw_decode("{" + after)
     except (ValueError, RecursionError):

@@ -105,17 +105,23 @@ def bearer_challenge(**parameters: str | None) -> str:
 def parse_challenge(response: _Response) -> Challenge | None:
     """Return the challenge of an answer with status 401 or 403; None if it holds none.
 
+    Of several, the first that the user can meet counts, or else the first.
+
     Args:
         response: of httpx, httpx2 or requests; a body that has not been read is left alone.
     """
     if response.status_code not in (401, 403):
         return None
     body = _json_body(response)
-    for challenge in parse_header(_lines(response.headers)):
-        if challenge.scheme == "bearer":
-            return _from_parameters(challenge.parameters, body)
-    error = _text(body.get("error"))
-    return _from_parameters({}, body) if error in _INTERACTIVE else None
+    found = [
+        _from_parameters(challenge.parameters, body)
+        for challenge in parse_header(_lines(response.headers))
+        if challenge.scheme == "bearer"
+    ]
+    if not found and _text(body.get("error")) in _INTERACTIVE:
+        found = [_from_parameters({}, body)]
+    interactive = (challenge for challenge in found if challenge.interaction_required)
+    return next(interactive, found[0] if found else None)
 
 
 def raise_for_challenge(response: _Response) -> None:
@@ -170,6 +176,8 @@ def _lines(headers: Any) -> Iterable[str]:
 
 
 def _json_body(response: _Response) -> Mapping[str, Any]:
+    if getattr(response, "_content", None) is False:  # requests: `content` would read the stream
+        return {}
     try:
         content = response.content  # type: ignore[attr-defined]
     except (AttributeError, RuntimeError):  # httpx: a body that has not been read

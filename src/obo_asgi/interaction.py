@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from base64 import b64encode, urlsafe_b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
+
+import msgspec
 
 from ._http import CHALLENGE
 from .errors import InteractionRequiredError, clone_error
@@ -43,9 +44,9 @@ def decode_claims(text: str) -> str | None:
         return read_claims(text)
     if len(text) > 2 * MAX_CLAIMS:
         return None
-    alphabet = text.rstrip("=").replace("+", "-").replace("/", "_")
+    digits = text.rstrip("=").replace("-", "+").replace("_", "/")
     try:
-        return read_claims(urlsafe_b64decode(alphabet + "=" * (-len(alphabet) % 4)).decode())
+        return read_claims(b64decode(digits + "=" * (-len(digits) % 4), validate=True).decode())
     except ValueError:
         return None
 
@@ -55,35 +56,43 @@ def read_claims(claims: object) -> str | None:
     if not isinstance(claims, str) or len(claims) > MAX_CLAIMS:
         return None
     try:
-        return claims if isinstance(json.loads(claims), dict) else None
+        value = msgspec.json.decode(claims)
     except (ValueError, RecursionError):
         return None
+    return claims if isinstance(value, dict) and _is_shallow(value, _MAX_DEPTH) else None
+
+
+def _is_shallow(value: object, depth: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth >= 0 and all(_is_shallow(item, depth - 1) for item in inner)
 
 
 def merge_claims(challenges: Iterable[str]) -> str | None:
     """Return one claims challenge that demands what all of them demand; None if there is none.
 
-    Demands for one claim become the list of its values; of two ``nbf`` the later one holds.
+    Demands for one claim become the list of its values; of two ``nbf`` the later one holds. What
+    would not fit into a header is left out, and the next call demands it.
     """
     distinct = [claims for claims in dict.fromkeys(challenges) if read_claims(claims)]
-    if len(distinct) < 2:
-        return distinct[0] if distinct else None
-    merged: dict[str, Any] = {}
-    for challenge in distinct:
-        merged = _merge(merged, json.loads(challenge), _MAX_DEPTH)
-    return json.dumps(merged, separators=(",", ":"))
+    if not distinct:
+        return None
+    merged = distinct[0]
+    for challenge in distinct[1:]:
+        both = _merge(msgspec.json.decode(merged), msgspec.json.decode(challenge))
+        merged = read_claims(msgspec.json.encode(both).decode()) or merged
+    return merged
 
 
-def _merge(one: dict[str, Any], other: dict[str, Any], depth: int) -> dict[str, Any]:
+def _merge(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     result = dict(one)
     for name, value in other.items():
         known = result.get(name)
-        if not (isinstance(known, dict) and isinstance(value, dict)) or not depth:
-            result[name] = value if known is None else known
+        if not (isinstance(known, dict) and isinstance(value, dict)):
+            result[name] = value if known is None or isinstance(value, dict) else known
         elif _is_demand(known) or _is_demand(value):
             result[name] = _merge_demands(name, known, value)
         else:
-            result[name] = _merge(known, value, depth - 1)
+            result[name] = _merge(known, value)
     return result
 
 
@@ -106,14 +115,15 @@ def _merge_demands(name: str, one: dict[str, Any], other: dict[str, Any]) -> dic
     return result
 
 
-def _seconds(value: str) -> int:
-    return int(value) if value.isdecimal() and len(value) < 20 else 0
+def _seconds(value: object) -> int:
+    text = str(value)
+    return int(text) if text.isdecimal() and len(text) < 20 else 0
 
 
-def _values(demand: dict[str, Any]) -> list[str]:
+def _values(demand: dict[str, Any]) -> list[str | float]:
     values = demand.get("values")
     values = values if isinstance(values, list) else []
-    return [value for value in [demand.get("value"), *values] if isinstance(value, str)]
+    return [v for v in [demand.get("value"), *values] if isinstance(v, str | int | float)]
 
 
 def authorize_url(authority: str, tenant_id: str) -> str:
@@ -180,15 +190,20 @@ def merge_interactions(errors: Sequence[InteractionRequiredError]) -> Interactio
 def _merge_consent(urls: Sequence[str]) -> str | None:
     if not urls:
         return None
-    page, first = _take_apart(urls[0])
-    scopes: dict[str, None] = {}
-    for url in urls:
-        other_page, query = _take_apart(url)
-        scope = query.pop("scope", "")
-        if (other_page, query) == (page, {k: v for k, v in first.items() if k != "scope"}):
-            scopes.update(dict.fromkeys(scope.split()))
-    return f"{page}?{urlencode({**first, 'scope': ' '.join(scopes)})}"
+    page, query, first = _take_apart(urls[0])
+    scopes = dict.fromkeys(first)
+    for url in urls[1:]:
+        other_page, other_query, more = _take_apart(url)
+        if (other_page, other_query) == (page, query):
+            scopes.update(dict.fromkeys(more))
+    if list(scopes) == first:
+        return urls[0]
+    return f"{page}?{urlencode({**query, 'scope': ' '.join(scopes)})}"
 
 
-def _take_apart(url: str) -> tuple[str, dict[str, str]]:
-    return url.partition("?")[0], dict(parse_qsl(urlsplit(url).query))
+def _take_apart(url: str) -> tuple[str, dict[str, str], list[str]]:
+    """Return a consent page, its query with the scopes blanked, and the scopes."""
+    page, _, text = url.partition("?")
+    query = dict(parse_qsl(text, keep_blank_values=True))
+    scopes = query.get("scope", "").split()
+    return page, {**query, "scope": ""}, scopes

@@ -51,7 +51,9 @@ class ProtectedResource:
     def qualify(self, names: Iterable[str]) -> tuple[str, ...]:
         """Return the fully qualified form of scopes that stand bare in a token."""
         known = {scope.rpartition("/")[2]: scope for scope in self.scopes or ()}
-        return tuple(known.get(name, f"{self.resource}/{name}") for name in names)
+        return tuple(
+            name if "/" in name else known.get(name, f"{self.resource}/{name}") for name in names
+        )
 
     def document(self, registration: AppRegistration) -> dict[str, Any]:
         """Return the description of the API of an app registration (RFC 9728 section 2)."""

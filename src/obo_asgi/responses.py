@@ -84,7 +84,8 @@ def metadata_response(document: Mapping[str, Any], method: str) -> ErrorResponse
     if method == "OPTIONS":
         return ErrorResponse(204, cors, b"")
     if method not in ("GET", "HEAD"):
-        return _problem(405)
+        answer = _problem(405)
+        return replace(answer, headers={**answer.headers, "Allow": "GET, HEAD, OPTIONS"})
     answer = _json(200, document, cors)
     return replace(answer, body=b"") if method == "HEAD" else answer
 
