@@ -112,6 +112,12 @@ class Commands:
             app = None if resource is None else self._world.directory.app(resource)
             self._world.step_up.require(user, app)
 
+    def waive_mfa(self, user: str | None = None, resource: str | None = None) -> None:
+        """Take a demand of `require_mfa` back, made with the same arguments."""
+        with self._world.lock:
+            app = None if resource is None else self._world.directory.app(resource)
+            self._world.step_up.waive(user, app)
+
     def complete_mfa(self, user: str) -> None:
         """Let every *new* token of a user come from a multi-factor sign-in."""
         with self._world.lock:

@@ -66,6 +66,10 @@ class StepUp:
         """Demand it of a user (None: everybody) for a resource (None: each)."""
         self._demands.add((user, _client_id(resource)))
 
+    def waive(self, user: str | None, resource: App | None) -> None:
+        """Take back what was demanded of this user for this resource."""
+        self._demands.discard((user, _client_id(resource)))
+
     def complete(self, user: str) -> None:
         """Let a user's sign-ins from now on count as multi-factor."""
         self._done.add(user)
