@@ -37,20 +37,75 @@ class ProtocolError(AssertionError):
     """The browser refused a command."""
 
 
-class Page:
-    """One tab."""
+class Browser:
+    """A running Chromium, and the connection to it."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
         self._ids = itertools.count(1)
-        self._session: str | None = None
-        self.errors: list[str] = []
-        """What the console would show in red, and uncaught exceptions."""
-        target = self._call("Target.createTarget", url="about:blank")["targetId"]
-        attached = self._call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
+        self._errors: dict[str | None, list[str]] = {}
+
+    @contextlib.contextmanager
+    def open_page(self) -> Iterator[Page]:
+        """Give a tab that shares nothing with those before it, and close it afterwards."""
+        context = self.call("Target.createBrowserContext")["browserContextId"]
+        try:
+            target = self.call("Target.createTarget", url="about:blank", browserContextId=context)
+            yield Page(self, target["targetId"])
+        finally:
+            self.call("Target.disposeBrowserContext", browserContextId=context)
+
+    def attach(self, target: str, errors: list[str]) -> str:
+        """Begin a session with a tab, whose errors go into a list; return the session's id."""
+        answer = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        session: str = answer["sessionId"]
+        self._errors[session] = errors
+        return session
+
+    def call(self, method: str, session: str | None = None, /, **parameters: Any) -> dict[str, Any]:
+        """Send a command, to the browser or to a tab's session, and return the result."""
+        number = next(self._ids)
+        message = {"id": number, "method": method, "params": parameters}
+        if session is not None:
+            message["sessionId"] = session
+        self._connection.send(json.dumps(message))
+        while True:
+            answer = json.loads(self._connection.recv(timeout=_SECONDS))
+            if answer.get("id") == number:
+                if "error" in answer:
+                    raise ProtocolError(f"{method}: {answer['error']}")
+                result: dict[str, Any] = answer["result"]
+                return result
+            error = _error_of(answer.get("method"), answer.get("params", {}))
+            if error is not None:
+                self._errors.get(answer.get("sessionId"), []).append(error)
+
+
+class Page:
+    """One tab, or a window that a page has opened (`popup`)."""
+
+    def __init__(self, browser: Browser, target: str, errors: list[str] | None = None) -> None:
+        self._browser = browser
+        self._target = target
+        self.errors: list[str] = [] if errors is None else errors
+        """What the console would show in red, and uncaught exceptions; of popups too."""
+        self._session = browser.attach(target, self.errors)
         for domain in ("Page", "Runtime", "Log"):
             self._call(f"{domain}.enable")
+
+    def popup(self) -> Page:
+        """Return the window that this page has just opened, as soon as it is there."""
+        deadline = time.monotonic() + _SECONDS
+        while time.monotonic() < deadline:
+            for target in self._browser.call("Target.getTargets")["targetInfos"]:
+                if target.get("openerId") == self._target and not target["attached"]:
+                    return Page(self._browser, target["targetId"], self.errors)
+            time.sleep(0.02)
+        raise AssertionError("the page has opened no window")
+
+    def close(self) -> None:
+        """Close the window, as a person does."""
+        self._browser.call("Target.closeTarget", targetId=self._target)
 
     def resize(self, width: int, height: int) -> None:
         """Give the window this size, in CSS pixels."""
@@ -105,38 +160,45 @@ class Page:
 
     def save_screenshot(self, path: Path) -> None:
         """Save what the window shows as PNG, with the mouse and the focus out of the way."""
+        path.write_bytes(base64.b64decode(self._screenshot()))
+
+    def lay_over(self, popup: Page, x: int, y: int) -> None:
+        """Show a picture of a popup where the window manager would show the popup itself."""
+        self.evaluate(
+            f"""(() => {{
+                const image = new Image();
+                image.src = "data:image/png;base64,{popup._screenshot()}";
+                Object.assign(image.style, {{ position: "fixed", left: "{x}px", top: "{y}px",
+                    borderRadius: "10px", boxShadow: "0 0 0 1px #0004, 0 12px 40px #0007" }});
+                image.decode().then(() => document.body.append(image));
+            }})()"""
+        )
+        self.wait_for("document.body.lastElementChild instanceof HTMLImageElement")
+
+    def _screenshot(self) -> str:
         self._call("Input.dispatchMouseEvent", type="mouseMoved", x=0, y=0)
         self.evaluate("scrollTo(0, 0); document.activeElement.blur()")
-        answer = self._call("Page.captureScreenshot", format="png")
-        path.write_bytes(base64.b64decode(answer["data"]))
+        picture: str = self._call("Page.captureScreenshot", format="png")["data"]
+        return picture
 
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        number = next(self._ids)
-        message = {"id": number, "method": method, "params": parameters}
-        if self._session is not None:
-            message["sessionId"] = self._session
-        self._connection.send(json.dumps(message))
-        while True:
-            answer = json.loads(self._connection.recv(timeout=_SECONDS))
-            if answer.get("id") == number:
-                if "error" in answer:
-                    raise ProtocolError(f"{method}: {answer['error']}")
-                result: dict[str, Any] = answer["result"]
-                return result
-            self._note_error(answer.get("method"), answer.get("params", {}))
+        return self._browser.call(method, self._session, **parameters)
 
-    def _note_error(self, event: str | None, details: dict[str, Any]) -> None:
-        if event == "Runtime.exceptionThrown":
-            self.errors.append(str(details["exceptionDetails"]))
-        elif event == "Runtime.consoleAPICalled" and details["type"] in ("error", "assert"):
-            self.errors.append(str(details["args"]))
-        elif event == "Log.entryAdded" and details["entry"]["level"] == "error":
-            self.errors.append(f"{details['entry']['text']} {details['entry'].get('url', '')}")
+
+def _error_of(event: str | None, details: dict[str, Any]) -> str | None:
+    """Return the error that an event tells, if it is one."""
+    if event == "Runtime.exceptionThrown":
+        return str(details["exceptionDetails"])
+    if event == "Runtime.consoleAPICalled" and details["type"] in ("error", "assert"):
+        return str(details["args"])
+    if event == "Log.entryAdded" and details["entry"]["level"] == "error":
+        return f"{details['entry']['text']} {details['entry'].get('url', '')}"
+    return None
 
 
 @contextlib.contextmanager
-def open_browser() -> Iterator[Page]:
-    """Give a tab of a fresh Chromium, and end its processes afterwards.
+def open_browser() -> Iterator[Browser]:
+    """Give a fresh Chromium, and end its processes afterwards.
 
     Without a Chromium the test is skipped, but fails where ``CI`` is set.
     """
@@ -157,7 +219,7 @@ def open_browser() -> Iterator[Page]:
     try:
         url = _debugger_url(process, profile)
         with connect(url, max_size=None, proxy=None, compression=None) as connection:
-            yield Page(connection)
+            yield Browser(connection)
     finally:
         _end(process)
         shutil.rmtree(profile, ignore_errors=True)

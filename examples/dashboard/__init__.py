@@ -8,6 +8,8 @@ Run it with ``python -m examples.dashboard``. What each module shows:
 - `timeline`: measures what happens when.
 - `asgi`: the little that these apps need of a web framework.
 - `world`: starts everything on real sockets with TLS, FakeEntra in the place of Entra ID.
-- `backstage`: what only a demo has: the page looks into FakeEntra's ledger.
-- `once`: plays the whole demo without a browser and checks what it claims.
+- `trouble`: makes a downstream API fail, a consent vanish, a token be refused, on command.
+- `backstage`: what only a demo has: the page orders trouble and looks into FakeEntra's ledger.
+- `once`, `trouble_scenes`: play the whole demo without a browser and check what it claims, by
+  `player`, which does what a browser does; `report` prints it.
 """

@@ -9,7 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from .once import format_report, play
+from .once import play
+from .report import format_report
 from .world import start_world
 
 

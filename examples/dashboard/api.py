@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
-from typing import TypedDict, TypeVar
+from typing import Final, TypedDict, TypeVar
 
 from obo_asgi import (
     APIClient,
     AppRegistration,
     DownstreamAPI,
+    DownstreamError,
+    DownstreamTimeoutError,
     OnBehalfOf,
     OnBehalfOfMiddleware,
     downstream_from,
@@ -20,6 +21,9 @@ from .asgi import ASGIApp, Response, Scope, json_response, router
 from .timeline import Span, Timeline, timeline_from, with_timeline
 
 T = TypeVar("T")
+
+TIMEOUT: Final = 2.0
+"""Seconds that the parts of a dashboard have, all of them together."""
 
 
 class Profile(TypedDict):
@@ -53,11 +57,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """All of it, and when it happened."""
+    """As much of it as could be had, and when it happened."""
 
-    me: Profile
-    data: Data
-    settings: Settings
+    me: Profile | None
+    data: Data | None
+    settings: Settings | None
+    failures: dict[str, str]
+    """Why a part is missing, by its name."""
     timeline: list[Span]
     total: float
     """Milliseconds from the arrival of the request until its answer was ready."""
@@ -90,23 +96,52 @@ def create_app(
 
 
 async def dashboard(scope: Scope) -> Response:
-    """Answer with three parts, which are fetched in parallel, and the timeline of it."""
+    """Answer with three parts, which are fetched in parallel, as far as their APIs deliver them.
+
+    Where the user has to do something first, `gather` raises, and the middleware answers 401.
+    """
     timeline = timeline_from(scope)
     timeline.record_until_now("web API", "validation")
     downstream = downstream_from(scope)
     graph, partner = downstream["graph"], downstream["partner"]
-    async with asyncio.TaskGroup() as group:
-        me = group.create_task(timed_get(timeline, graph, "me", Profile))
-        data = group.create_task(timed_get(timeline, partner, "api/data", Data))
-        settings = group.create_task(timed_get(timeline, partner, "api/settings", Settings))
+    me, data, settings = await downstream.gather(
+        timed_get(timeline, graph, "me", Profile),
+        timed_get(timeline, partner, "api/data", Data),
+        timed_get(timeline, partner, "api/settings", Settings),
+        timeout=TIMEOUT,
+    )
+    errors = {"me": me.error, "data": data.error, "settings": settings.error}
     return json_response(
-        Dashboard(me.result(), data.result(), settings.result(), timeline.spans(), timeline.now())
+        Dashboard(
+            me=me.value_or(None),
+            data=data.value_or(None),
+            settings=settings.value_or(None),
+            failures={name: explain(error) for name, error in errors.items() if error},
+            timeline=timeline.spans(),
+            total=timeline.now(),
+        )
     )
 
 
 async def data(scope: Scope) -> Response:
     """Answer with the partner's part alone: one call, one scope."""
     return json_response(await downstream_from(scope)["partner"].get("api/data", into=Data))
+
+
+def explain(error: Exception) -> str:
+    """Say why an API's part is missing; what is not the API's failure is raised."""
+    match error:
+        case DownstreamTimeoutError():
+            return "did not answer in time"
+        case DownstreamError(status_code=None):
+            return "could not be reached"
+        case DownstreamError(status_code=404):
+            return "not found"
+        case DownstreamError(status_code=503):
+            return "not available now"
+        case DownstreamError():
+            return f"answered with status {error.status_code}"
+    raise error
 
 
 async def timed_get(timeline: Timeline, api: APIClient, path: str, into: type[T]) -> T:

@@ -34,30 +34,34 @@ def json_response(value: object, *, status: int = 200) -> Response:
     return Response(body, "application/json", status, {"Cache-Control": "no-store"})
 
 
-def router(routes: Mapping[str, Handler]) -> ASGIApp:
-    """Return an app that answers GET requests, each exact path by its handler."""
+def router(routes: Mapping[str, Handler], commands: Mapping[str, Handler] | None = None) -> ASGIApp:
+    """Return an app that answers GET requests, and commands by POST, each exact path by its own."""
+    by_method = {"GET": routes, "POST": commands or {}}
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _take_part_in_lifespan(receive, send)
         elif scope["type"] == "http":
-            await _send(await _answer(routes, scope), send)
+            await send_response(await _answer(by_method, scope), send)
         else:
             raise RuntimeError(f"only HTTP is served here, not {scope['type']}")
 
     return app
 
 
-async def _answer(routes: Mapping[str, Handler], scope: Scope) -> Response:
-    handler = routes.get(scope["path"])
-    if handler is None:
+async def _answer(by_method: Mapping[str, Mapping[str, Handler]], scope: Scope) -> Response:
+    path, method = scope["path"], scope["method"]
+    allowed = [name for name, routes in by_method.items() if path in routes]
+    if not allowed:
         return Response(b"Not Found\n", status=404)
-    if scope["method"] != "GET":
-        return Response(b"Method Not Allowed\n", status=405, headers={"Allow": "GET"})
-    return await handler(scope)
+    if method not in allowed:
+        allow = {"Allow": ", ".join(allowed)}
+        return Response(b"Method Not Allowed\n", status=405, headers=allow)
+    return await by_method[method][path](scope)
 
 
-async def _send(response: Response, send: Send) -> None:
+async def send_response(response: Response, send: Send) -> None:
+    """Send a whole answer."""
     headers = {
         "Content-Type": response.content_type,
         "Content-Length": str(len(response.body)),

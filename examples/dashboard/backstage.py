@@ -1,4 +1,4 @@
-"""What only a demo has: a look into FakeEntra's ledger, and a starting line for a crowd."""
+"""What only a demo has: trouble on command, a look into FakeEntra's ledger, a crowd's start."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
+import jwt
+
 from obo_asgi.testing import FakeEntra
 
-from .asgi import ASGIApp, Receive, Response, Scope, Send, json_response, router
+from .asgi import ASGIApp, Handler, Receive, Response, Scope, Send, json_response, router
+from .trouble import Trouble
 
 PREFIX = "/backstage/"
 
 
-def create_app(entra: FakeEntra) -> ASGIApp:
-    """Return the app behind `PREFIX`."""
+def create_app(entra: FakeEntra, trouble: Trouble) -> ASGIApp:
+    """Return the app behind `PREFIX`; its commands are about whoever's token comes along."""
 
     async def exchanges(scope: Scope) -> Response:
         """Answer how many exchanges the caller's token was used for so far."""
-        authorization = dict(scope["headers"]).get(b"authorization", b"").decode()
-        count = exchanges_of(entra, authorization.removeprefix("Bearer "))
-        return json_response({"exchanges": count})
+        return json_response({"exchanges": exchanges_of(entra, _token(scope))})
 
-    return router({f"{PREFIX}exchanges": exchanges})
+    commands = {f"{PREFIX}{name}": _command(trouble, name) for name in trouble.names}
+    return router({f"{PREFIX}exchanges": exchanges}, commands)
 
 
 def exchanges_of(entra: FakeEntra, token: str) -> int:
@@ -31,6 +33,24 @@ def exchanges_of(entra: FakeEntra, token: str) -> int:
         request.grant == "on_behalf_of" and request.form.get("assertion") == token
         for request in entra.requests
     )
+
+
+def _command(trouble: Trouble, name: str) -> Handler:
+    async def handler(scope: Scope) -> Response:
+        try:
+            # No verification: whoever runs the demo may make trouble for anybody in it.
+            claims = jwt.decode(_token(scope), options={"verify_signature": False})
+        except jwt.InvalidTokenError:
+            return Response(b"Unauthorized\n", status=401)
+        await trouble.order(name, claims["preferred_username"].partition("@")[0])
+        return json_response({})
+
+    return handler
+
+
+def _token(scope: Scope) -> str:
+    authorization: bytes = dict(scope["headers"]).get(b"authorization", b"")
+    return authorization.decode().removeprefix("Bearer ")
 
 
 class StartingLine:

@@ -1,4 +1,4 @@
-"""The page that a person opens: static files, and what they have to know to sign in."""
+"""The pages that a person opens: static files, and what they have to know to sign in."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Final
 
 from .asgi import Handler, Response, Scope, json_response
 
-_FILES: Final = {
-    "/": ("page.html", "text/html; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-}
+CONSENTED: Final = "/consented"
+"""Where the browser goes after the person has consented for the web API."""
+
+_STATIC: Final = Path(__file__).parent / "static"
+_PAGES: Final = {"/": "page.html", CONSENTED: "consented.html"}
+_TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 _HEADERS: Final = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
@@ -35,17 +36,21 @@ class SignIn:
 
 
 def routes(sign_in: SignIn) -> dict[str, Handler]:
-    """Return the page's routes, all of them public: they hold no data of any user."""
+    """Return the pages' routes, all of them public: they hold no data of any user."""
 
     async def config(scope: Scope) -> Response:
         return json_response(asdict(sign_in))
 
-    files = {path: _file(name, content_type) for path, (name, content_type) in _FILES.items()}
-    return {**files, "/config.json": config}
+    pages = {path: _file(_STATIC / name) for path, name in _PAGES.items()}
+    parts = {
+        f"/{file.name}": _file(file) for file in _STATIC.iterdir() if file.suffix in (".css", ".js")
+    }
+    return {**pages, **parts, "/config.json": config}
 
 
-def _file(name: str, content_type: str) -> Handler:
-    response = Response((Path(__file__).parent / name).read_bytes(), content_type, 200, _HEADERS)
+def _file(file: Path) -> Handler:
+    content_type = f"{_TYPES[file.suffix]}; charset=utf-8"
+    response = Response(file.read_bytes(), content_type, 200, _HEADERS)
 
     async def handler(scope: Scope) -> Response:
         return response

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Final
 
 from obo_asgi import AppRegistration, OnBehalfOf, OnBehalfOfMiddleware, downstream_from
+from obo_asgi.challenges import bearer_challenge, encode_claims
 
-from .asgi import ASGIApp, Response, Scope, json_response, router
+from .asgi import ASGIApp, Handler, Response, Scope, json_response, router
 
 _PROJECTS: Final = {
     "Alice": ["Apollo", "Aurora", "Atlas"],
@@ -18,10 +21,23 @@ _SETTINGS: Final = {
 }
 
 
-def create_app(registration: AppRegistration) -> ASGIApp:
-    """Return the API, which demands the scope ``read``."""
+def create_app(registration: AppRegistration, not_before: Mapping[str, int]) -> ASGIApp:
+    """Return the API, which demands the scope ``read``.
+
+    Args:
+        registration: of this API.
+        not_before: by object id, the second before which a user's tokens are refused although
+            they have not expired: what the sign-in service tells of users that were revoked
+            (continuous access evaluation). It is read anew for each request.
+    """
     obo = OnBehalfOf(registration, required_scopes=["read"])
-    return OnBehalfOfMiddleware(router({"/api/data": data, "/api/settings": settings}), obo)
+    sign_in_page = f"{registration.authority}/{registration.tenant_id}/oauth2/v2.0/authorize"
+    routes = {"/api/data": data, "/api/settings": settings}
+    checked = {
+        path: _with_newer_tokens(handler, not_before, sign_in_page)
+        for path, handler in routes.items()
+    }
+    return OnBehalfOfMiddleware(router(checked), obo)
 
 
 async def data(scope: Scope) -> Response:
@@ -48,3 +64,22 @@ async def settings(scope: Scope) -> Response:
             "token_scopes": user.claims["scp"],
         }
     )
+
+
+def _with_newer_tokens(
+    handler: Handler, not_before: Mapping[str, int], sign_in_page: str
+) -> Handler:
+    async def checked(scope: Scope) -> Response:
+        user = downstream_from(scope).user
+        moment = not_before.get(user.oid, 0)
+        if user.claims["iat"] >= moment:
+            return await handler(scope)
+        claims = {"access_token": {"nbf": {"essential": True, "value": str(moment)}}}
+        challenge = bearer_challenge(
+            authorization_uri=sign_in_page,
+            error="insufficient_claims",
+            claims=encode_claims(json.dumps(claims, separators=(",", ":"))),
+        )
+        return Response(b"", status=401, headers={"WWW-Authenticate": challenge})
+
+    return checked

@@ -26,6 +26,8 @@ class Span:
     """Milliseconds since the request arrived."""
     end: float
     """Milliseconds since the request arrived."""
+    failed: bool = False
+    """Whether it ended with an error, or was cut off."""
 
 
 class Timeline:
@@ -45,12 +47,13 @@ class Timeline:
 
     @contextlib.contextmanager
     def span(self, lane: str, kind: Kind) -> Iterator[None]:
-        """Record how long the block takes."""
-        start = self.now()
+        """Record how long the block takes, and whether it fails."""
+        start, failed = self.now(), True
         try:
             yield
+            failed = False
         finally:
-            self._spans.append(Span(lane, kind, start, self.now()))
+            self._spans.append(Span(lane, kind, start, self.now(), failed))
 
     def record_until_now(self, lane: str, kind: Kind) -> None:
         """Record a span from the arrival of the request until now."""

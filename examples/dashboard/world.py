@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from obo_asgi import AppRegistration
 from obo_asgi.testing import FakeEntra, serve
 
 from . import api, backstage, graph, partner
 from .asgi import ASGIApp, Receive, Scope, Send
 from .backstage import StartingLine
-from .page import SignIn
+from .page import CONSENTED, SignIn
+from .trouble import FaultSwitch, Trouble
 
 PARTNER_API: Final = "api://partner-api-id"
 
@@ -31,6 +34,8 @@ class World:
     sign_in: SignIn
     starting_line: StartingLine
     """Before the web API."""
+    partner: FaultSwitch
+    """Before the partner's API."""
 
 
 @contextlib.contextmanager
@@ -44,26 +49,44 @@ def start_world(*, latency: float = 0.05, port: int = 0) -> Iterator[World]:
         latency: seconds that the sign-in service and the downstream APIs take for each answer.
         port: where the page is; any free port if 0.
     """
-    entra = FakeEntra()
+    entra, not_before = FakeEntra(), dict[str, int]()
     with contextlib.ExitStack() as stack:
         ca_file = stack.enter_context(entra.serve()).ca_file
         stack.enter_context(_environment(SSL_CERT_FILE=ca_file, NO_PROXY="*", no_proxy="*"))
         graph_app = graph.create_app(entra.registration("graph"))
-        graph_server = stack.enter_context(serve(_slow(graph_app, latency)))
-        partner_app = partner.create_app(entra.add_api(PARTNER_API, scopes=["read"]))
-        partner_server = stack.enter_context(serve(_slow(partner_app, latency)))
+        graph_url = stack.enter_context(serve(_slow(graph_app, latency))).url
+        registration = entra.add_api(PARTNER_API, scopes=["read"])
+        switch = FaultSwitch(partner.create_app(registration, not_before))
+        partner_url = stack.enter_context(serve(_slow(switch, latency))).url
+        port = port or _free_port()
         sign_in = _sign_in(entra)
-        starting_line = StartingLine(
-            api.create_app(
-                entra.registration(),
-                graph_url=graph_server.url,
-                partner_url=partner_server.url,
-                sign_in=sign_in,
-            )
+        web_api = api.create_app(
+            _web_api_registration(entra, port),
+            graph_url=graph_url,
+            partner_url=partner_url,
+            sign_in=sign_in,
         )
-        server = stack.enter_context(serve(_front_door(starting_line, entra), port=port))
+        starting_line = StartingLine(web_api)
+        trouble = Trouble(entra, switch, partner_api=PARTNER_API, not_before=not_before)
+        front_door = _front_door(starting_line, entra, backstage.create_app(entra, trouble))
+        url = stack.enter_context(serve(front_door, port=port)).url
         entra.latency = latency
-        yield World(server.url, ca_file, entra, sign_in, starting_line)
+        yield World(url, ca_file, entra, sign_in, starting_line, switch)
+
+
+def _web_api_registration(entra: FakeEntra, port: int) -> AppRegistration:
+    """Register the page to which the browser returns after a consent."""
+    consented = f"https://localhost:{port}{CONSENTED}"
+    entra.add_redirect_uri("api", consented)
+    return entra.registration(consent_redirect_uri=consented)
+
+
+def _free_port() -> int:
+    """Return a port that is free now: the registration names it before the server takes it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _sign_in(entra: FakeEntra) -> SignIn:
@@ -77,13 +100,12 @@ def _sign_in(entra: FakeEntra) -> SignIn:
     )
 
 
-def _front_door(web_api: ASGIApp, entra: FakeEntra) -> ASGIApp:
+def _front_door(web_api: ASGIApp, entra: FakeEntra, behind: ASGIApp) -> ASGIApp:
     """Let the browser reach everything at one origin, the sign-in pages too.
 
     A person then accepts one certificate of the demo, not two, in every browser. The APIs reach
     FakeEntra at its own origin, which its tokens name as their issuer.
     """
-    behind = backstage.create_app(entra)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")

@@ -1,119 +1,24 @@
-"""The demo: played without a browser, served to a person, and used by one in a browser."""
+"""The demo, served: the web API, the pages, and what goes on behind the stage."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import signal
-import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from examples.dashboard.once import CROWD, Crowd, Load, Refusal, Report, format_report
+from examples.dashboard.api import explain
 from examples.dashboard.world import World, start_world
-from tests.browser import Page, open_browser
+from obo_asgi import AccessDeniedError, DownstreamError, DownstreamTimeoutError
 
 ROOT = Path(__file__).parents[2]
 DEMO = [sys.executable, "-W", "error", "-m", "examples.dashboard"]
-GOOD = Report(
-    loads=[Load("alice, cold", 100.0, 2, ("Alice",), is_good=True)],
-    crowd=Crowd(answered=CROWD, exchanges=1),
-    refusals=[Refusal("expired", 401, 'Bearer error="invalid_token"')],
-)
-
-
-@pytest.fixture(scope="module")
-def table() -> str:
-    """What ``--once`` prints; it ends well, with every warning an error."""
-    run = subprocess.run([*DEMO, "--once"], cwd=ROOT, capture_output=True, text=True, timeout=50)
-    assert (0, "") == (run.returncode, run.stderr), run.stdout
-    return run.stdout
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with start_world(latency=0.01) as world:
-        yield world
-
-
-@pytest.fixture
-def cold_world() -> Iterator[World]:
-    with start_world() as world:
-        yield world
-
-
-@pytest.fixture
-def client(world: World) -> Iterator[httpx.Client]:
-    context = ssl.create_default_context(cafile=world.ca_file)
-    with httpx.Client(base_url=world.url, verify=context, trust_env=False) as client:
-        yield client
-
-
-@pytest.fixture
-def page() -> Iterator[Page]:
-    with open_browser() as page:
-        yield page
-
-
-@pytest.mark.parametrize(
-    ("title", "exchanges", "names"),
-    [
-        ("alice, cold, first of all", 2, "Alice"),
-        ("alice, warm", 0, "Alice"),
-        ("bob, cold", 2, "Bob"),
-        ("bob, warm", 0, "Bob"),
-        ("both, 20 at once, warm", 0, "Alice, Bob"),
-    ],
-)
-def test_once_counts_exchanges(table: str, title: str, exchanges: int, names: str) -> None:
-    """A cold dashboard costs two exchanges, a warm one none, and shows its own user's data."""
-    row = rf"^{title} +[0-9]+\.[0-9] +{exchanges} +{names} +ok$"
-    assert re.search(row, table, re.M), table
-
-
-def test_once_exchanges_once_for_a_crowd(table: str) -> None:
-    """Two hundred requests that are let in at the same moment share one exchange."""
-    row = "200 simultaneous cold requests → 1 exchange  (200 answered)  ok"
-    assert row in table.splitlines()
-
-
-@pytest.mark.parametrize("title", ["forged signature", "expired", "for another audience"])
-def test_once_shows_refusals(table: str, title: str) -> None:
-    """Each bad token is refused, and the table shows with which challenge."""
-    row = rf'^{title} +401 +ok\n +WWW-Authenticate: Bearer .*error="invalid_token"'
-    assert re.search(row, table, re.M), table
-
-
-def test_once_is_plain_text(table: str) -> None:
-    """Where the output is no terminal, it holds no colour codes."""
-    assert "\x1b" not in table
-    assert table.endswith("All is as it must be.\n")
-
-
-@pytest.mark.parametrize(
-    "report",
-    [
-        dataclasses.replace(GOOD, loads=[dataclasses.replace(GOOD.loads[0], is_good=False)]),
-        dataclasses.replace(GOOD, crowd=Crowd(answered=CROWD, exchanges=2)),
-        dataclasses.replace(GOOD, crowd=Crowd(answered=CROWD - 1, exchanges=1)),
-        dataclasses.replace(GOOD, refusals=[Refusal("expired", 200, "")]),
-        dataclasses.replace(GOOD, refusals=[Refusal("expired", 401, "Basic")]),
-    ],
-)
-def test_report_says_what_is_wrong(report: Report) -> None:
-    """A report in which one thing is wrong is not good, and says where."""
-    assert GOOD.is_good
-    assert not report.is_good
-    text = format_report(report, colour=True)
-    assert 1 == text.count("\x1b[31mWRONG\x1b[0m")
-    assert text.endswith("Something is NOT as it must be.")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -173,6 +78,104 @@ def test_timeline_is_in_order(world: World, client: httpx.Client) -> None:
         assert sorted(times) == times
 
 
+@pytest.mark.parametrize(
+    ("command", "reason"), [("partner-down", "not available now"), ("partner-404", "not found")]
+)
+def test_dashboard_is_partial(
+    world: World, client: httpx.Client, command: str, reason: str
+) -> None:
+    """Where the partner's API fails its parts say why; Graph's part and the timeline are there."""
+    alice = world.entra.bearer("alice")
+    client.post(f"/backstage/{command}", headers=alice).raise_for_status()
+    answer = client.get("/dashboard", headers=alice).raise_for_status().json()
+    client.post("/backstage/end", headers=alice).raise_for_status()
+    assert ("Alice", None, None) == (
+        answer["me"]["displayName"],
+        answer["data"],
+        answer["settings"],
+    )
+    assert {"data": reason, "settings": reason} == answer["failures"]
+    assert {"partner: api/data", "partner: api/settings"} == {
+        span["lane"] for span in answer["timeline"] if span["failed"]
+    }
+    assert {} == client.get("/dashboard", headers=alice).json()["failures"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (DownstreamTimeoutError("", api="partner"), "did not answer in time"),
+        (DownstreamError("", api="partner"), "could not be reached"),
+        (DownstreamError("", api="partner", status_code=500), "answered with status 500"),
+    ],
+)
+def test_api_explains_failures_of_apis(error: Exception, reason: str) -> None:
+    """What an API does wrong is said in a few words."""
+    assert reason == explain(error)
+
+
+def test_api_explains_nothing_else() -> None:
+    """What is no API's failure is no reason to leave a part out."""
+    with pytest.raises(AccessDeniedError):
+        explain(AccessDeniedError(""))
+
+
+def test_revoked_sign_in_is_refused(world: World, client: httpx.Client) -> None:
+    """A user whose sessions have ended gets no partial dashboard, but is asked for a new token."""
+    world.entra.add_user("carol")
+    carol = world.entra.bearer("carol")
+    world.entra.revoke("carol")
+    answer = client.get("/dashboard", headers=carol)
+    assert (401, "invalid_token") == (answer.status_code, answer.json()["error"])
+
+
+def test_trouble_comes_one_at_a_time(world: World, client: httpx.Client) -> None:
+    """New trouble ends the one before, also where it was the same, and the end ends all."""
+    errors = []
+    for command in ["withdraw-consent", "demand-mfa", "demand-mfa", "partner-404", "end"]:
+        headers = world.entra.bearer("bob")
+        client.post(f"/backstage/{command}", headers=headers).raise_for_status()
+        errors.append(client.get("/dashboard", headers=headers).json().get("error"))
+    assert ["consent_required", "insufficient_claims", "insufficient_claims", None, None] == errors
+
+
+def test_trouble_is_the_callers(world: World, client: httpx.Client) -> None:
+    """Whose consent is withdrawn is said by the token, and nobody else's is."""
+    alice, bob = world.entra.bearer("alice"), world.entra.bearer("bob")
+    client.post("/backstage/withdraw-consent", headers=alice).raise_for_status()
+    statuses = [client.get("/dashboard", headers=who).status_code for who in (alice, bob)]
+    client.post("/backstage/end", headers=alice).raise_for_status()
+    assert [401, 200] == statuses
+
+
+def test_trouble_needs_a_token_and_a_command(world: World, client: httpx.Client) -> None:
+    """Trouble is ordered by POST, by somebody, and by a name that is known."""
+    alice = world.entra.bearer("alice")
+    assert [401, 405, 404] == [
+        client.post("/backstage/revoke").status_code,
+        client.get("/backstage/revoke", headers=alice).status_code,
+        client.post("/backstage/nonsense", headers=alice).status_code,
+    ]
+
+
+def test_every_button_has_its_command(client: httpx.Client) -> None:
+    """The buttons of the page, the sentences about them, and the commands are the same."""
+    buttons = set(re.findall(r'data-trouble="([a-z0-9-]+)"', client.get("/").text))
+    sentences = set(re.findall(r'^  "([a-z0-9-]+)": ', client.get("/trouble.js").text, re.M))
+    assert buttons == sentences
+    posted = {name: client.post(f"/backstage/{name}").status_code for name in buttons}
+    assert dict.fromkeys(buttons, 401) == posted
+
+
+def test_pages_are_public_and_strict(client: httpx.Client) -> None:
+    """The page and the one to which consent returns need no token, and run only their own code."""
+    for path in ("/", "/consented?code=1&state=2"):
+        answer = client.get(path)
+        policy = answer.headers["Content-Security-Policy"]
+        assert (200, True) == (answer.status_code, "script-src 'self';" in policy)
+        assert "unsafe" not in policy
+
+
 def test_backstage_counts_the_exchanges_of_one_token(world: World, client: httpx.Client) -> None:
     """The number of exchanges on the page is that of the page's own token."""
     alice, bob = world.entra.bearer("alice"), world.entra.bearer("bob")
@@ -209,75 +212,3 @@ def test_world_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
         assert world.ca_file == os.environ["SSL_CERT_FILE"]
     assert ("mine.pem", None) == (os.environ["SSL_CERT_FILE"], os.environ.get("NO_PROXY"))
     assert threads == threading.enumerate()
-
-
-def test_person_signs_in_and_loads_twice(cold_world: World, page: Page, tmp_path: Path) -> None:
-    """In a browser Alice signs in by clicking, and sees her three parts and both timelines."""
-    page.resize(1280, 900)
-    page.open(cold_world.url)
-    page.click("#sign-in")
-    page.click("button[value=alice]")
-    assert "2 exchanges" in page.see("[data-load=cold] figcaption")
-    assert "Alice" == page.see("#user")
-    assert "1 load, 2 exchanges so far." == page.see("#exchanges")
-    page.click("#load-again")
-    assert "0 exchanges" in page.see("[data-load=warm] figcaption")
-    assert "2 loads, 2 exchanges so far." == page.see("#exchanges")
-    assert "alice@contoso.example" in page.see("#part-me")
-    assert "Apollo" in page.see("#part-data")
-    assert "English" in page.see("#part-settings")
-    check_picture(page, "cold", bars=7)
-    check_picture(page, "warm", bars=7)
-    assert f"{cold_world.url}/" == page.evaluate("location.href")
-    save_screenshots(page, tmp_path)
-    page.click("#sign-out")
-    assert "Sign in" == page.see("#sign-in")
-    assert [] == page.errors
-
-
-def test_page_says_what_went_wrong(cold_world: World, page: Page) -> None:
-    """A failure is told, does not pass for a dashboard, and can be tried again."""
-    page.open(cold_world.url)
-    page.click("#sign-in")
-    page.see("button[value=alice]")
-    page.open(f"{cold_world.url}/?state=stolen&code=0")
-    assert "This sign-in was not started here." == page.see("#reason")
-    page.click("#sign-in")
-    cold_world.entra.withdraw_consent("bob", resource="graph")
-    page.click("button[value=bob]")
-    assert page.see("#reason").startswith("Status 401: ")
-    assert not page.evaluate("document.querySelector('#dashboard').checkVisibility()")
-    cold_world.entra.grant_consent("bob", resource="graph")
-    page.click("#try-again")
-    assert "Bob" == page.see("#user")
-    assert not page.evaluate("document.querySelector('#problem').checkVisibility()")
-
-
-def test_phone_width(world: World, page: Page) -> None:
-    """On a phone nothing is wider than the screen, and every lane keeps its name."""
-    page.resize(360, 740)
-    page.open(world.url)
-    page.click("#sign-in")
-    page.click("button[value=bob]")
-    assert "partner: api/settings" in page.see("[data-load] svg")
-    assert 360 == page.evaluate("document.documentElement.scrollWidth")
-    check_picture(page, "cold", bars=7)
-    assert [] == page.errors
-
-
-def check_picture(page: Page, load: str, *, bars: int) -> None:
-    """Check that a picture draws so many bars, each inside it and none invisible."""
-    boxes = page.evaluate(
-        f"""[...document.querySelectorAll("[data-load={load}] svg .bar")].map((bar) => {{
-            const [box, whole] = [bar, bar.ownerSVGElement].map((e) => e.getBoundingClientRect());
-            return box.width > 1 && box.left >= whole.left && box.right <= whole.right + 1;
-        }})"""
-    )
-    assert [True] * bars == boxes
-
-
-def save_screenshots(page: Page, directory: Path) -> None:
-    """Save what the page shows, and in docs/assets if ``OBO_ASGI_SCREENSHOTS`` is set."""
-    target = ROOT / "docs/assets" if os.environ.get("OBO_ASGI_SCREENSHOTS") else directory
-    page.save_screenshot(target / "dashboard.png")
-    assert (target / "dashboard.png").stat().st_size > 10_000
