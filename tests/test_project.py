@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ["check", "demo", "install", "test"]
+SCRIPTS = ["bench", "check", "demo", "install", "test"]
 PIN = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?==[0-9][A-Za-z0-9.!+]*")
 INDEX = re.compile(rb"(extra-)?index[-_]url|/[s]imple/", re.I)
 
@@ -48,8 +48,20 @@ def extra_requirements() -> list[str]:
     return [requirement for extra in extras.values() for requirement in extra]
 
 
+def names_in(file: str) -> list[str]:
+    return [line for line in lines(file) if line and not line.startswith("#")]
+
+
 def dev_requirements() -> list[str]:
-    return [line for line in lines("requirements-dev.txt") if line and not line.startswith("#")]
+    return names_in("requirements-dev.txt")
+
+
+def peer_requirements() -> list[str]:
+    return names_in("benchmarks/requirements.txt")
+
+
+def is_installed(name: str) -> bool:
+    return any(metadata.Distribution.discover(name=name))
 
 
 def installed_with(requirement: Requirement) -> Iterator[Requirement]:
@@ -88,14 +100,17 @@ def test_constraints_are_plain_pins() -> None:
     assert len(set(names)) == len(names)
 
 
-def test_dev_requirements_are_names() -> None:
-    """requirements-dev.txt names what is needed and leaves the versions to constraints.txt."""
-    assert [] == [line for line in dev_requirements() if not re.fullmatch(r"[a-z0-9-]+", line)]
+@pytest.mark.parametrize("line", dev_requirements() + peer_requirements())
+def test_requirements_are_names(line: str) -> None:
+    """A requirements file names what is needed and leaves the versions to constraints.txt."""
+    assert re.fullmatch(r"[a-z0-9-]+", line)
 
 
-@pytest.mark.parametrize("line", core_requirements() + extra_requirements() + dev_requirements())
+@pytest.mark.parametrize(
+    "line", core_requirements() + extra_requirements() + dev_requirements() + peer_requirements()
+)
 def test_a_requirement_has_a_pin(line: str) -> None:
-    """What the core, an extra or a developer requires has a pin, which fits the requirement."""
+    """What the core, an extra, a developer or a benchmark requires has a pin, which fits it."""
     requirement = Requirement(line)
 
     assert requirement.specifier.contains(pins()[canonicalize_name(requirement.name)])
@@ -103,9 +118,10 @@ def test_a_requirement_has_a_pin(line: str) -> None:
 
 def test_everything_that_comes_along_has_a_pin() -> None:
     """Whatever a requirement brings with it is pinned too, so that no release breaks an install."""
+    peers = [name for name in peer_requirements() if is_installed(name)]  # by scripts/bench alone
     waiting = [
         Requirement(line)
-        for line in core_requirements() + extra_requirements() + dev_requirements()
+        for line in core_requirements() + extra_requirements() + dev_requirements() + peers
     ]
     seen: set[str] = set()
     while waiting:
