@@ -1,4 +1,4 @@
-"""The peers that get tokens from Entra: MSAL with requests, azure-identity; and the limit."""
+"""The peers that get tokens from Entra, MSAL over requests and azure-identity, and the limit."""
 
 from __future__ import annotations
 
@@ -11,32 +11,31 @@ from urllib.parse import urlencode
 
 import aiohttp
 
-from .world import SECRET, World
+from .world import Settings
 
 CONNECTIONS = 256
 """As many as our own client opens to one host."""
 
 
-def msal_client(world: World) -> Any:
+def msal_client(settings: Settings) -> Any:
     """Return MSAL's client over a requests session that keeps enough connections."""
     import msal
     import requests
 
     session = requests.Session()
     session.mount("https://", requests.adapters.HTTPAdapter(pool_maxsize=CONNECTIONS))
-    registration = world.registration
     return msal.ConfidentialClientApplication(
-        registration.client_id,
-        client_credential=SECRET,
-        authority=f"{registration.authority}/{registration.tenant_id}",
+        settings["client_id"],
+        client_credential=settings["client_secret"],
+        authority=f"{settings['authority']}/{settings['tenant_id']}",
         instance_discovery=False,
         http_client=session,
     )
 
 
-def add_account(client: Any, tenant_id: str, name: str, token: str, scopes: list[str]) -> None:
+def add_account(client: Any, settings: Settings, name: str, token: str, scopes: list[str]) -> None:
     """Put what Entra answered to one user's exchange into MSAL's token cache."""
-    ids = json.dumps({"uid": name, "utid": tenant_id}).encode()
+    ids = json.dumps({"uid": name, "utid": settings["tenant_id"]}).encode()
     client.token_cache.add(
         {
             "client_id": client.client_id,
@@ -54,17 +53,16 @@ def add_account(client: Any, tenant_id: str, name: str, token: str, scopes: list
     )
 
 
-def azure_credential(world: World, token: str, transport: Any) -> Any:
+def azure_credential(settings: Settings, token: str, transport: Any) -> Any:
     """Return azure-identity's credential for one user; they share a transport."""
     from azure.identity.aio import OnBehalfOfCredential
 
-    registration = world.registration
     return OnBehalfOfCredential(
-        registration.tenant_id,
-        registration.client_id,
-        client_secret=SECRET,
+        settings["tenant_id"],
+        settings["client_id"],
+        client_secret=settings["client_secret"],
         user_assertion=token,
-        authority=registration.authority,
+        authority=settings["authority"],
         disable_instance_discovery=True,
         transport=transport,
     )
@@ -77,9 +75,9 @@ def azure_transport(session: aiohttp.ClientSession) -> Any:
     return AioHttpTransport(session=session, session_owner=False)
 
 
-def open_session(world: World) -> aiohttp.ClientSession:
+def open_session(settings: Settings) -> aiohttp.ClientSession:
     """Return aiohttp's session with as many connections as ours."""
-    context = ssl.create_default_context(cafile=world.ca_file)
+    context = ssl.create_default_context(cafile=settings["ca_file"])
     connector = aiohttp.TCPConnector(limit=0, limit_per_host=CONNECTIONS, ssl=context)
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
@@ -87,13 +85,13 @@ def open_session(world: World) -> aiohttp.ClientSession:
 class RawExchange:
     """The limit: one POST with a form that is put together by hand."""
 
-    def __init__(self, world: World, session: aiohttp.ClientSession) -> None:
-        self._url = f"{world.entra.authority}{world.token_path}"
+    def __init__(self, settings: Settings, session: aiohttp.ClientSession) -> None:
+        self._url = f"{settings['authority']}/{settings['tenant_id']}/oauth2/v2.0/token"
         self._session = session
         self._form = {
             "grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer",
-            "client_id": world.registration.client_id,
-            "client_secret": SECRET,
+            "client_id": settings["client_id"],
+            "client_secret": settings["client_secret"],
             "requested_token_use": "on_behalf_of",
         }
 

@@ -25,7 +25,7 @@ class Check:
 
     what: str
     value: float | None
-    relation: Literal["<=", ">="]
+    relation: Literal["<=", ">=", "=="]
     target: float
     stretch: float | None = None
     unit: str = "x"
@@ -44,12 +44,19 @@ class Check:
 
     def _meets(self, target: float) -> bool:
         assert self.value is not None
+        if self.relation == "==":
+            return self.value == target
         return self.value <= target if self.relation == "<=" else self.value >= target
 
 
-def count(what: str, value: int, *, at_most: int) -> Check:
-    """Return the check of a count."""
-    return Check(what, value, "<=", at_most, unit="", is_count=True)
+def exactly(what: str, value: int, target: int) -> Check:
+    """Return the check of a count that must be so and not otherwise."""
+    return Check(what, value, "==", target, unit="", is_count=True)
+
+
+def at_most(what: str, value: int, target: int) -> Check:
+    """Return the check of a count that must not be higher."""
+    return Check(what, value, "<=", target, unit="", is_count=True)
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ def _format_check(check: Check, verdict: str) -> str:
     target = f"{check.relation} {format_cell(check.target)}{check.unit}"
     if check.stretch is not None:
         target += f" [{format_cell(check.stretch)}{check.unit}]"
-    return f"  {check.what:<52}{value:>11}   {target:<22}{verdict}"
+    return f"  {check.what:<52}{value:>11}   {target:<24}  {verdict}"
 
 
 def format_cell(cell: Cell) -> str:

@@ -13,7 +13,7 @@ import jwt
 from .calls import ASGIApp, bare_app, calling, check_answers, http_scope
 from .peers import build, later
 from .report import Check, Report, Table
-from .request_apps import (
+from .web_apps import (
     PyJWTMiddleware,
     azure_scheme,
     fastapi,
@@ -128,7 +128,7 @@ async def _under_uvicorn(world: World, *, quick: bool) -> Measured[float]:
         cases = {}
         for server, options in SERVERS.items():
             for name, factory in factories.items():
-                path = f"benchmarks.request_apps:{factory}"
+                path = f"benchmarks.web_apps:{factory}"
                 port = stack.enter_context(serve(path, world, **options))
                 seconds = 0.1 if quick else 1.0
                 cases[f"{name}, {server}"] = generator.slices(port, tokens, seconds=seconds)

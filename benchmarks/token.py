@@ -118,9 +118,9 @@ class WarmTokens:
 
     async def azure(self) -> Call:
         """Get the token from a credential that is kept for its user."""
-        session = await self._stack.enter_async_context(open_session(self._world))
+        session = await self._stack.enter_async_context(open_session(self._world.settings))
         token = self._world.entra.token()
-        credential = azure_credential(self._world, token, azure_transport(session))
+        credential = azure_credential(self._world.settings, token, azure_transport(session))
         await credential.get_token(SCOPE)
         call: Call = partial(credential.get_token, SCOPE)
         return call
@@ -134,10 +134,10 @@ class WarmTokens:
 
     async def msal(self, *, users: int, in_thread: bool = False, by_name: bool = False) -> Call:
         """Get tokens of one of many users from MSAL's token cache."""
-        client = await asyncio.to_thread(msal_client, self._world)
+        client = await asyncio.to_thread(msal_client, self._world.settings)
         token = self._world.entra.token()
         for number in range(users):
-            add_account(client, self._world.entra.tenant_id, f"user{number}", token, [SCOPE])
+            add_account(client, self._world.settings, f"user{number}", token, [SCOPE])
         [account] = client.get_accounts("user0@contoso.example")
 
         def silent() -> None:

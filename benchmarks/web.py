@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import socket
 import sys
 import threading
@@ -45,6 +46,7 @@ def main(factory: str, settings: str, options: str) -> None:
 
         threading.Thread(target=wait_for_the_end, daemon=True).start()
         server.run(sockets=[listener])
+    os._exit(0)  # the peers' clients are open, and would say so
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +24,8 @@ from .processes import Child
 API: Final = "api://partner"
 OTHER_API: Final = "api://other"
 SECRET: Final = "a client secret, of no meaning to prepared answers"
+Settings = Mapping[str, str]
+"""What an app in another process has to know of a world, as JSON can say it."""
 LATENCY: Final = 0.05
 """Seconds that Entra and the APIs take for an answer, where nothing else is said."""
 
@@ -50,9 +54,9 @@ class World:
         """Where the token endpoint is."""
         return f"/{self.entra.tenant_id}/oauth2/v2.0/token"
 
-    @property
-    def settings(self) -> dict[str, str]:
-        """What an app in another process has to know, as JSON can say it."""
+    @functools.cached_property
+    def settings(self) -> Settings:
+        """What its apps and clients have to know."""
         registration = self.registration
         return {
             "authority": registration.authority,
@@ -89,7 +93,12 @@ class World:
 
     def set_latency(self, seconds: float) -> None:
         """Let the token endpoint take so long."""
-        self.prepare(self.token_path, seconds, _token_answer(self.entra))
+        self.set_token(self.entra.token(audience=API), seconds)
+
+    def set_token(self, token: str, seconds: float = 0.0) -> None:
+        """Let the token endpoint answer with this token."""
+        answer = {"token_type": "Bearer", "expires_in": 3600, "access_token": token}
+        self.prepare(self.token_path, seconds, json.dumps(answer))
 
     def take_counts(self) -> dict[str, int]:
         """Return how often each path was asked for since the last time."""
@@ -134,11 +143,6 @@ async def _documents(entra: FakeEntra) -> tuple[httpx.Response, httpx.Response]:
         path = f"{entra.tenant_id}/v2.0/.well-known/openid-configuration"
         metadata = await client.get(f"{entra.authority}/{path}")
         return metadata, await client.get(metadata.raise_for_status().json()["jwks_uri"])
-
-
-def _token_answer(entra: FakeEntra) -> str:
-    token = entra.token(audience=API)
-    return f'{{"token_type":"Bearer","expires_in":3600,"access_token":"{token}"}}'
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import ssl
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import jwt
@@ -13,10 +12,7 @@ import jwt
 from obo_asgi import AppRegistration, ClientSecret, DownstreamAPI, OnBehalfOf, OnBehalfOfMiddleware
 
 from .calls import ASGIApp, Receive, Scope, Send, bare_app
-
-Settings = Mapping[str, str]
-"""`benchmarks.world.World.settings`."""
-
+from .world import API, Settings
 
 def obo_from(settings: Settings) -> OnBehalfOf:
     """Wire our library, with one downstream API, in whatever process."""
@@ -29,7 +25,7 @@ def obo_from(settings: Settings) -> OnBehalfOf:
             issuer=settings["issuer"],
         ),
         downstream={
-            "api": DownstreamAPI(base_url=settings["api_url"], scopes=["api://partner/read"])
+            "api": DownstreamAPI(base_url=settings["api_url"], scopes=[f"{API}/read"])
         },
     )
 
