@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Final
 
 import aiohttp
@@ -72,9 +71,7 @@ def fastapi_msal(settings: Settings) -> ASGIApp:
 
     async def handler(request: Any) -> Any:
         assertion = request.state.user.access_token
-        result = await anyio.to_thread.run_sync(
-            msal.acquire_token_on_behalf_of, assertion, [SCOPE]
-        )
+        result = await anyio.to_thread.run_sync(msal.acquire_token_on_behalf_of, assertion, [SCOPE])
         headers = {"Authorization": f"Bearer {result['access_token']}"}
         response = await client.get(f"{settings['api_url']}/{PATH}", headers=headers)
         return Response(response.content)

@@ -7,9 +7,8 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
-import aiohttp
 import anyio.to_thread
 import httpx
 from httpx_aiohttp import AiohttpTransport
@@ -132,12 +131,13 @@ class Dashboards:
         session = await self._stack.enter_async_context(open_session(self._world.settings))
         transport = azure_transport(session)
         client = await self._fast_client()
-        credentials: dict[str, object] = {}
+        credentials: dict[str, Any] = {}
+        settings = self._world.settings
 
         async def part(assertion: str, api: str, path: str) -> None:
             if assertion not in credentials:
-                credentials[assertion] = azure_credential(self._world.settings, assertion, transport)
-            token = await credentials[assertion].get_token(SCOPES[api])  # type: ignore[attr-defined]
+                credentials[assertion] = azure_credential(settings, assertion, transport)
+            token = await credentials[assertion].get_token(SCOPES[api])
             await self._get(client, api, path, token.token)
 
         return partial(_gathered, part)

@@ -59,9 +59,7 @@ def run(*, quick: bool) -> Report:
     )
 
 
-async def _whole_requests(
-    world: World, *, quick: bool
-) -> tuple[Measured[float], dict[str, str]]:
+async def _whole_requests(world: World, *, quick: bool) -> tuple[Measured[float], dict[str, str]]:
     tokens = world.tokens(USERS)
     with ExitStack() as stack:
         generator = stack.enter_context(Generator())
@@ -91,7 +89,9 @@ async def _calls_alone(world: World, *, quick: bool) -> Measured[float]:
             CALL: lambda: downstream["api"].get(PATH),
             CLIENT: lambda: client.get(url, headers=SOME_TOKEN),
         }
-        cases = {name: partial(_in_flight, call, 1 if quick else 20) for name, call in calls.items()}
+        cases = {
+            name: partial(_in_flight, call, 1 if quick else 20) for name, call in calls.items()
+        }
         await take_turns(cases, rounds=1)  # connections, the token
         return await take_turns(cases, rounds=1 if quick else 15)
 

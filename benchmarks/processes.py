@@ -101,6 +101,6 @@ def run_fast(main: Any) -> None:
     try:
         from uvloop import new_event_loop
     except ImportError:
-        new_event_loop = None
+        new_event_loop = asyncio.new_event_loop
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(main())

@@ -13,6 +13,8 @@ import jwt
 from .calls import ASGIApp, bare_app, calling, check_answers, http_scope
 from .peers import build, later
 from .report import Check, Report, Table
+from .rounds import Measured, difference, middle, ratio, repeated, scaled, take_turns
+from .servers import CONNECTIONS, Generator, serve
 from .web_apps import (
     PyJWTMiddleware,
     azure_scheme,
@@ -21,8 +23,6 @@ from .web_apps import (
     litestar,
     ours,
 )
-from .rounds import Measured, difference, middle, ratio, repeated, scaled, take_turns
-from .servers import CONNECTIONS, Generator, serve
 from .world import World, start_world
 
 BARE: Final = "bare ASGI app"
@@ -91,9 +91,7 @@ def _added_ratio(values: Measured[float]) -> float:
     return median((ours - bare) / (pyjwt - bare) for bare, ours, pyjwt in rounds)
 
 
-async def _in_process(
-    world: World, *, quick: bool
-) -> tuple[Measured[float], dict[str, str]]:
+async def _in_process(world: World, *, quick: bool) -> tuple[Measured[float], dict[str, str]]:
     factories = {name: later(factory) for name, factory in _factories(world).items()}
     apps, missing = await build(factories)
     scope = http_scope(world.entra.token())

@@ -37,21 +37,20 @@ async def _measure(world: World, *, quick: bool) -> Report:
     factor = 100 if quick else 1  # the names of the rows are those of a whole run
     async with AsyncExitStack() as stack:
         tokens = WarmTokens(world, stack)
-        calls, missing = await build(
-            {
-                "a dict (limit), 1 user": tokens.limit,
-                OURS: partial(tokens.ours, users=1, cached=1),
-                OURS_MANY: partial(tokens.ours, users=200 // factor, cached=100_000 // factor),
-                AZURE: tokens.azure,
-                "aiocache memory, 1 user": tokens.aiocache,
-                "MSAL silent, 1 user": partial(tokens.msal, users=1),
-                "MSAL silent, 1 user, in a thread": partial(tokens.msal, users=1, in_thread=True),
-                "MSAL silent, 10,000 users": partial(tokens.msal, users=10_000 // factor),
-                "MSAL silent by user name, 10,000 users": partial(
-                    tokens.msal, users=10_000 // factor, by_name=True
-                ),
-            }
-        )
+        factories: dict[str, Callable[[], Awaitable[Call]]] = {
+            "a dict (limit), 1 user": tokens.limit,
+            OURS: partial(tokens.ours, users=1, cached=1),
+            OURS_MANY: partial(tokens.ours, users=200 // factor, cached=100_000 // factor),
+            AZURE: tokens.azure,
+            "aiocache memory, 1 user": tokens.aiocache,
+            "MSAL silent, 1 user": partial(tokens.msal, users=1),
+            "MSAL silent, 1 user, in a thread": partial(tokens.msal, users=1, in_thread=True),
+            "MSAL silent, 10,000 users": partial(tokens.msal, users=10_000 // factor),
+            "MSAL silent by user name, 10,000 users": partial(
+                tokens.msal, users=10_000 // factor, by_name=True
+            ),
+        }
+        calls, missing = await build(factories)
         cases = {
             name: repeated(call, 5 if quick or "by user name" in name else 1000)
             for name, call in calls.items()

@@ -101,9 +101,7 @@ class Verification:
         context = ssl.create_default_context(cafile=self._world.ca_file)
         client = jwt.PyJWKClient(self._world.jwks_uri, lifespan=3600, ssl_context=context)
         client.fetch_data()
-        return self._each(
-            lambda token: self._decode(token, client.get_signing_key_from_jwt(token))
-        )
+        return self._each(lambda token: self._decode(token, client.get_signing_key_from_jwt(token)))
 
     def _decode(self, token: str, key: jwt.PyJWK) -> object:
         return jwt.decode(

@@ -14,6 +14,7 @@ from obo_asgi import AppRegistration, ClientSecret, DownstreamAPI, OnBehalfOf, O
 from .calls import ASGIApp, Receive, Scope, Send, bare_app
 from .world import API, Settings
 
+
 def obo_from(settings: Settings) -> OnBehalfOf:
     """Wire our library, with one downstream API, in whatever process."""
     return OnBehalfOf(
@@ -24,9 +25,7 @@ def obo_from(settings: Settings) -> OnBehalfOf:
             authority=settings["authority"],
             issuer=settings["issuer"],
         ),
-        downstream={
-            "api": DownstreamAPI(base_url=settings["api_url"], scopes=[f"{API}/read"])
-        },
+        downstream={"api": DownstreamAPI(base_url=settings["api_url"], scopes=[f"{API}/read"])},
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx
 import trustme
@@ -54,6 +55,16 @@ class World:
         """Where the token endpoint is."""
         return f"/{self.entra.tenant_id}/oauth2/v2.0/token"
 
+    @property
+    def metadata_path(self) -> str:
+        """Where the metadata is, of its origin."""
+        return urlsplit(self.metadata_url).path
+
+    @property
+    def jwks_path(self) -> str:
+        """Where the keys are, of its origin."""
+        return urlsplit(self.jwks_uri).path
+
     @functools.cached_property
     def settings(self) -> Settings:
         """What its apps and clients have to know."""
@@ -90,6 +101,12 @@ class World:
     def prepare(self, path: str, seconds: float | None, body: str = "{}") -> None:
         """Set the answer of a path, and after how long it comes; never, if None."""
         self.child.ask({path: (body, seconds)})
+
+    async def roll_keys(self) -> None:
+        """Sign with a new key from now on, and publish it beside the old one."""
+        self.entra.roll_keys()
+        _, keys = await _documents(self.entra)
+        self.prepare(self.jwks_path, 0.0, keys.text)
 
     def set_latency(self, seconds: float) -> None:
         """Let the token endpoint take so long."""
@@ -131,8 +148,8 @@ def start_world(latency: float = LATENCY) -> Iterator[World]:
             api_url=f"http://127.0.0.1:{plain}",
             other_url=f"http://127.0.0.1:{other}",
         )
-        for document in (metadata, keys):
-            world.prepare(document.request.url.path, 0.0, document.text)
+        world.prepare(world.metadata_path, 0.0, metadata.text)
+        world.prepare(world.jwks_path, 0.0, keys.text)
         world.set_latency(latency)
         yield world
 
