@@ -32,14 +32,6 @@ def bearer_token(scope: Scope) -> str | None:
     return token.decode("ascii")
 
 
-def is_no_cache(scope: Scope) -> bool:
-    """Tell whether the caller asks for a fresh answer (RFC 9111 section 5.2.1.4)."""
-    return any(
-        name == b"cache-control" and b"no-cache" in value.lower()
-        for name, value in scope["headers"]
-    )
-
-
 def is_preflight(scope: Scope) -> bool:
     """Tell a CORS preflight request."""
     return scope.get("method") == "OPTIONS" and {

@@ -1,4 +1,4 @@
-"""What tells one request in the logs of all services: its correlation id and W3C trace context."""
+"""What a request hands on: its correlation id, its W3C trace context, its wish for freshness."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _TRACE_PARENT: Final = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
 _TRACE_STATE: Final = re.compile(r"[\t\x20-\x7e]{1,512}")
+_CACHE_CONTROL: Final = "cache-control"
 
 
 class Trace:
-    """The ids of one request, read from its headers when they are first asked for.
+    """What one request hands on, read from its headers when it is first asked for.
 
     Args:
         incoming: the headers of the request, as ASGI has them.
@@ -38,7 +39,11 @@ class Trace:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The headers that go to downstream APIs, by lower-case name."""
+        """The headers that go to downstream APIs, by lower-case name.
+
+        An API behind this library forgets its own refusals for the sake of ``no-cache``, along a
+        whole chain.
+        """
         if self._headers is None:
             self._headers = _outgoing(self._incoming)
         return self._headers
@@ -47,6 +52,11 @@ class Trace:
     def correlation_id(self) -> str:
         """The caller's id for this request, or a new one."""
         return self.headers[CORRELATION_HEADER]
+
+    @property
+    def wants_fresh(self) -> bool:
+        """Whether the caller asks for a fresh answer (RFC 9111 section 5.2.1.4)."""
+        return _CACHE_CONTROL in self.headers
 
     @property
     def echo(self) -> dict[str, str]:
@@ -83,4 +93,6 @@ def _outgoing(incoming: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
         headers["traceparent"] = received["traceparent"]
         if _TRACE_STATE.fullmatch(received.get("tracestate", "")):
             headers["tracestate"] = received["tracestate"]
+    if "no-cache" in received.get(_CACHE_CONTROL, "").lower():
+        headers[_CACHE_CONTROL] = "no-cache"
     return headers

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from ._inbound import bearer_token, check_paths, dispatched_path, is_no_cache, is_preflight
+from ._inbound import bearer_token, check_paths, dispatched_path, is_preflight
 from ._trace import Trace
 from ._types import ASGIApp, Message, Receive, Scope, Send
 from .downstream import Downstream
@@ -188,9 +188,7 @@ class OnBehalfOfMiddleware:
                 "user": AnonymousUser(),
                 "auth": Credentials(),
             }
-        downstream = await self._obo.downstream_for(
-            token, trace=trace, bypass_failures=is_no_cache(scope)
-        )
+        downstream = await self._obo.downstream_for(token, trace=trace)
         user = downstream.user
         return {**scope, SCOPE_KEY: downstream, "user": user, "auth": Credentials(user.scopes)}
 

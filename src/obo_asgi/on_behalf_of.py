@@ -121,16 +121,12 @@ class OnBehalfOf:
         """
         return await self._verify(token, token_digest(token))
 
-    async def downstream_for(
-        self, token: str, *, trace: Trace | None = None, bypass_failures: bool = False
-    ) -> Downstream:
+    async def downstream_for(self, token: str, *, trace: Trace | None = None) -> Downstream:
         """Verify an access token and return the downstream APIs for its user.
 
         Args:
             token: the access token of the request.
-            trace: the ids of the request, which go to Entra and to the APIs; new ones if left out.
-            bypass_failures: ask Entra anew although it has just refused this user, because the
-                caller says that something has changed (``Cache-Control: no-cache``).
+            trace: what the request hands on to Entra and to the APIs; new ids if left out.
 
         Raises:
             As `verify` does.
@@ -147,10 +143,7 @@ class OnBehalfOf:
                 authority=registration.authority,
                 client_id=registration.client_id,
             )
-        caller = Caller(
-            self._context, user.tid, grant, trace or Trace(), bypass_failures=bypass_failures
-        )
-        return Downstream(caller, user)
+        return Downstream(Caller(self._context, user.tid, grant, trace or Trace()), user)
 
     def as_app(self, *, tenant_id: str | None = None) -> Downstream:
         """Return the downstream APIs, called by this app itself with client credentials.
@@ -237,8 +230,11 @@ class OnBehalfOf:
             await self.open()
 
     async def _verify(self, token: str, digest: bytes) -> User:
-        await self._open_once()
-        return self._verifier.recall(digest) or await self._verifier.verify(token)
+        user = self._verifier.recall(digest)
+        if user is None:
+            await self._open_once()
+            user = await self._verifier.verify(token)
+        return user
 
 
 def _check_apis(apis: Mapping[str, DownstreamAPI]) -> dict[str, DownstreamAPI]:

@@ -191,7 +191,7 @@ class APIClient:
         called_api.set(self.name)
         caller, api = self._caller, self._api
         client = await caller.client_for(api)
-        request = build_request(client, self.name, api, method, url, options, caller.headers)
+        request = build_request(client, self.name, api, method, url, options, caller.trace.headers)
         scopes = self._scopes(options.get("scopes"))
         token = await caller.acquire_token(api, scopes)
         response = await self._send(client, request, token, stream=stream)

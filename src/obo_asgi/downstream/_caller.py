@@ -58,20 +58,11 @@ class Caller:
         context: what all requests share.
         tenant_id: where the caller's tokens are from.
         grant: the user's right to tokens; None without a user.
-        trace: the ids of the request.
-        bypass_failures: whether the caller asked for a fresh answer (``Cache-Control: no-cache``).
+        trace: what the request hands on.
         parent: whose end is the end of this one too.
     """
 
-    __slots__ = (
-        "_bypass_failures",
-        "_ended",
-        "_grant",
-        "_parent",
-        "_tenant_id",
-        "context",
-        "trace",
-    )
+    __slots__ = ("_ended", "_grant", "_parent", "_tenant_id", "context", "trace")
 
     def __init__(
         self,
@@ -80,41 +71,22 @@ class Caller:
         grant: Grant | None,
         trace: Trace,
         *,
-        bypass_failures: bool = False,
         parent: Caller | None = None,
     ) -> None:
         self.context = context
         self.trace = trace
         self._tenant_id = tenant_id
         self._grant = grant
-        self._bypass_failures = bypass_failures
         self._parent = parent
         self._ended = False
 
     def as_app(self) -> Caller:
         """Return the app itself, in the same tenant and for as long as this caller."""
-        grant = self._app_grant()
-        return Caller(
-            self.context,
-            self._tenant_id,
-            grant,
-            self.trace,
-            bypass_failures=self._bypass_failures,
-            parent=self,
-        )
+        return Caller(self.context, self._tenant_id, self._app_grant(), self.trace, parent=self)
 
     def end(self) -> None:
         """From now on every call raises RuntimeError."""
         self._ended = True
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """What goes along with every call: the ids of the request, and the wish for freshness.
-
-        An API behind this library forgets its own refusals for such a call, along a whole chain.
-        """
-        fresh = {"cache-control": "no-cache"} if self._bypass_failures else {}
-        return {**self.trace.headers, **fresh}
 
     async def client_for(self, api: DownstreamAPI) -> HTTPClient:
         """Return the HTTP client that an API is called with."""
@@ -155,7 +127,7 @@ class Caller:
                 grant,
                 scopes,
                 claims=claims,
-                bypass_failures=self._bypass_failures,
+                bypass_failures=self.trace.wants_fresh,
                 correlation_id=correlation_id if is_guid(correlation_id) else None,
             )
         except InteractionRequiredError as error:
