@@ -23,7 +23,8 @@ def published(entra: FakeEntra) -> Any:
 
 def test_public_names() -> None:
     """The package lists what is public, sorted."""
-    assert ["FakeEntra", "serve"] == testing.__all__
+    names = ["FakeCall", "FakeDownstream", "FakeEntra", "fake_downstream", "serve"]
+    assert names == testing.__all__
 
 
 def test_token_for_the_api_is_good_for_its_registration(entra: FakeEntra) -> None:

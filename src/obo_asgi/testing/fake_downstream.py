@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_plus
 
 import httpx
 import msgspec
@@ -28,6 +28,8 @@ __all__ = ["FakeCall", "FakeDownstream", "fake_downstream"]
 
 _LIFETIME: Final = 3600.0
 
+_CODED: Final = frozenset({"content-encoding", "content-length", "transfer-encoding"})
+
 
 class FakeCall(NamedTuple):
     """A call that a handler made."""
@@ -36,7 +38,7 @@ class FakeCall(NamedTuple):
     """The API's name."""
     method: str
     path: str
-    """The path and the query, as the handler gave them, without a leading slash."""
+    """The path and the query, as they were sent, without a leading slash."""
     headers: Mapping[str, str]
     body: bytes
 
@@ -125,11 +127,12 @@ class _Answers:
         if callable(answer) and not isinstance(answer, type):
             answer = answer(request)
             answer = await answer if inspect.isawaitable(answer) else answer
-        return _response(answer)
+        return await _response(answer)
 
     def _find(self, api: str, method: str, path: str) -> Any:
         answers = {key.lstrip("/"): answer for key, answer in self._by_api[api].items()}
-        plain = unquote(path)
+        place, mark, query = path.partition("?")
+        plain = unquote(place) + mark + unquote_plus(query)
         for known in (path, plain, path.partition("?")[0], plain.partition("?")[0]):
             for key in (f"{method} {known}", f"{method} /{known}", known):
                 if key in answers:
@@ -139,14 +142,15 @@ class _Answers:
         )
 
 
-def _response(answer: Any) -> httpx.Response:
+async def _response(answer: Any) -> httpx.Response:
     match answer:
-        case BaseException():
+        case BaseException() | type():
             raise answer
         case httpx.Response():
-            return httpx.Response(
-                answer.status_code, headers=answer.headers, content=answer.content
-            )
+            content = await answer.aread()  # decoded, which those headers are not about
+            lines = answer.headers.multi_items()
+            headers = [line for line in lines if line[0] not in _CODED]
+            return httpx.Response(answer.status_code, headers=headers, content=content)
         case bool():
             pass
         case int():
@@ -155,8 +159,8 @@ def _response(answer: Any) -> httpx.Response:
             return httpx.Response(200, text=answer)
         case bytes():
             return httpx.Response(200, content=answer)
-    headers = {"content-type": "application/json"}
-    return httpx.Response(200, headers=headers, content=encode_json(answer))
+    json_headers = {"content-type": "application/json"}
+    return httpx.Response(200, headers=json_headers, content=encode_json(answer))
 
 
 def _api(number: int) -> DownstreamAPI:
