@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import encodings
 import enum
+import json
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from encodings.aliases import aliases
 from typing import Any, Literal, TypedDict
 
 import msgspec
 import pydantic
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from obo_asgi._bodies import decode_json, encode_json
+from obo_asgi._bodies import decode_body, decode_json, encode_json
 
 
 @dataclass
@@ -208,6 +215,7 @@ def test_a_type_without_a_json_form_is_a_mistake_of_the_caller() -> None:
             id="model with types of its own",
         ),
         pytest.param(None, b"null", id="None"),
+        pytest.param(b'{"a":1}', b'{"a":1}', id="JSON already"),
         pytest.param("é", '"é"'.encode(), id="text"),
         pytest.param(Colour.RED, b'"red"', id="enum"),
         pytest.param([uuid.UUID(int=1)], b'["00000000-0000-0000-0000-000000000001"]', id="uuid"),
@@ -223,3 +231,101 @@ def test_a_value_without_a_json_form_is_refused(value: Callable[[], None] | obje
     """What has no JSON form is a TypeError that names its class and not its content."""
     with pytest.raises(TypeError, match=r"^(object|function|complex) has no JSON form$"):
         encode_json(value)
+
+
+ALICE = {"name": "Zoë"}
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "into", "expected"),
+    [
+        pytest.param(b"\xff", "text/plain; charset=utf-8", bytes, b"\xff", id="bytes"),
+        pytest.param("Zoë".encode(), "", str, "Zoë", id="text"),
+        pytest.param(b"Zo\xeb", "text/plain; charset=latin-1", str, "Zoë", id="charset"),
+        pytest.param(b"Zo\xeb", 'text/x;a=b; CHARSET = "Latin1"', str, "Zoë", id="quoted"),
+        pytest.param("Zoë".encode("utf-16"), "a/b; charset=UTF-16", str, "Zoë", id="UTF-16"),
+        pytest.param(b"", "text/plain", str, "", id="no text"),
+        pytest.param(
+            b'{"name":"Zo\xeb"}', "a/json;charset=cp1252", dict, ALICE, id="JSON in cp1252"
+        ),
+        pytest.param(
+            json.dumps(ALICE).encode("utf-16-le"),
+            "a/b;charset=utf-16le",
+            dict,
+            ALICE,
+            id="in UTF-16",
+        ),
+        pytest.param(b'\xef\xbb\xbf{"a":1}', "application/json", dict, {"a": 1}, id="a BOM"),
+        pytest.param(b'{"a":1}', "text/html", dict, {"a": 1}, id="mislabelled"),
+        pytest.param(b'{"a":1}', "application/problem+json", dict, {"a": 1}, id="problem"),
+        pytest.param(b"", "application/json", DataUser | None, None, id="empty"),
+        pytest.param(b"", "", ModelUser | None, None, id="empty, no type"),
+    ],
+)
+def test_a_body_is_read_as_it_is_labelled(
+    body: bytes, content_type: str, into: Any, expected: object
+) -> None:
+    """Text and JSON are read in the charset that is named; empty is null, and bytes are bytes."""
+    assert expected == decode_body(body, content_type, into)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "into", "message"),
+    [
+        pytest.param(b"", "application/json", DataUser, "it is empty", id="empty"),
+        pytest.param(b"<p>", "text/html; x", dict, "it is text/html, not JSON", id="HTML"),
+        pytest.param(b"<p>", "application/json", dict, "JSON is malformed", id="no JSON"),
+        pytest.param(b"<p>", "application/hal+json", dict, "JSON is malformed", id="no +json"),
+        pytest.param(b"<p>", "alice is here/x", dict, "JSON is malformed", id="no media type"),
+        pytest.param(b"\xff", "text/plain", str, "not text in the charset", id="not UTF-8"),
+        *(
+            pytest.param(b"alice", f"a/b; charset={name}", str, "not text in the charset", id=name)
+            for name in ("nonsense", "hex", "rot13", "idna", "PunyCode", "unicode_escape")
+        ),
+        pytest.param(
+            b"{}", "application/json; charset=raw_unicode_escape", dict, "charset", id="JSON"
+        ),
+    ],
+)
+def test_a_body_that_is_not_what_it_says_is_told(
+    body: bytes, content_type: str, into: Any, message: str
+) -> None:
+    """The message says what is wrong with type, charset or body, and repeats nothing of it."""
+    with pytest.raises(ValueError, match=message) as caught:
+        decode_body(body, content_type, into)
+
+    assert ValueError is type(caught.value)
+    assert "alice" not in repr(caught.value)
+    assert (None, None) == (caught.value.__cause__, caught.value.__context__)
+
+
+CHARSETS = sorted({*aliases.values(), "idna", "punycode", "undefined", "utf_8_sig"})
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=30), st.sampled_from(CHARSETS) | st.text(max_size=10))
+def test_no_charset_is_an_error_of_another_kind(body: bytes, charset: str) -> None:
+    """Whatever an API names as the charset, its body is text or a misfit, without a warning."""
+    for into in (str, dict):
+        try:
+            decode_body(body, f"application/json; charset={charset}", into)
+        except ValueError as error:
+            assert ValueError is type(error)  # noqa: PT017
+
+
+def test_names_of_charsets_are_not_collected() -> None:
+    """Python keeps every codec's name that it is asked for, so an API's inventions reach it not."""
+    for number in range(10):
+        with pytest.raises(ValueError, match="charset"):
+            decode_body(b"alice", f"text/plain; charset=made-up-{number}", str)
+    assert [] == [name for name in encodings._cache if "made" in name]
+
+
+def test_no_charset_takes_long() -> None:
+    """A long body is read, or refused, in time that grows with it."""
+    for charset in CHARSETS:
+        before = time.process_time()
+        for body in (b"a" * 400_000, b"-" * 400_000, b"\xff" * 400_000):
+            with contextlib.suppress(ValueError):
+                decode_body(body, f"text/plain; charset={charset}", str)
+        assert 1 > time.process_time() - before, charset

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import re
+from encodings import normalize_encoding
+from encodings.aliases import aliases
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,8 +21,9 @@ _PLACE = re.compile(r" - at `[$\w.\[\]]*`$")
 
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
 _CHARSET = re.compile(r';[ \t]*charset[ \t]*=[ \t]*"?([A-Za-z0-9_:.+-]+)', re.I)
-# Codecs of Python that are no charsets: slow beyond measure on long texts, or full of warnings.
-_NO_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "unicode-escape"})
+# Python keeps every name that it was ever asked for, so it is asked for those that it knows. Of
+# its codecs, those that are no charsets are not among them: idna, punycode, unicode_escape.
+_CHARSETS = frozenset([*aliases, *aliases.values()])
 
 
 class _Misfit(ValueError):
@@ -103,7 +106,7 @@ def _text(body: bytes, content_type: str) -> str:
     charset = _CHARSET.search(content_type)
     name = charset[1] if charset else "utf-8"
     try:
-        if codecs.lookup(name).name not in _NO_CHARSETS:
+        if normalize_encoding(name).lower() in _CHARSETS:
             return body.decode(name)
     except (LookupError, ValueError):
         pass  # the error would hold the body
