@@ -60,15 +60,26 @@ class Endpoint:
         claims: str | None,
         correlation_id: str,
     ) -> AccessToken:
-        self.counts[assertion.reveal()] += 1
+        return await self._answer(assertion.reveal(), claims)
+
+    async def client_credentials(
+        self,
+        tenant_id: str,
+        scopes: tuple[str, ...],
+        *,
+        claims: str | None,
+        correlation_id: str,
+    ) -> AccessToken:
+        return await self._answer("app", claims)
+
+    async def _answer(self, who: str, claims: str | None) -> AccessToken:
+        self.counts[who] += 1
         number = self.counts.total()
         await self.gate.wait()
         if self.error is not None:
             raise self.error
         now = time.time()
-        return AccessToken(
-            f"{assertion.reveal()}-{claims}-{number}", now + self.lifetime, now + self.refresh_in
-        )
+        return AccessToken(f"{who}-{claims}-{number}", now + self.lifetime, now + self.refresh_in)
 
 
 def grant(name: str = "alice", *, ends_in: float = 3600.0) -> OnBehalfOfGrant:

@@ -199,6 +199,17 @@ class Endpoint:
         self.asked.append((tenant_id, assertion.reveal(), scopes, claims, correlation_id))
         return AccessToken("for the API", 1.0, 1.0)
 
+    async def client_credentials(
+        self,
+        tenant_id: str,
+        scopes: tuple[str, ...],
+        *,
+        claims: str | None,
+        correlation_id: str,
+    ) -> AccessToken:
+        self.asked.append((tenant_id, scopes, claims, correlation_id))
+        return AccessToken("for the app", 1.0, 1.0)
+
 
 def grant(**changes: Any) -> OnBehalfOfGrant:
     return OnBehalfOfGrant(

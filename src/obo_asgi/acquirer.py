@@ -112,9 +112,11 @@ class Acquirer:
         """Return the token that `acquire_token` would return without waiting, if there is one."""
         return self._recall(grant.key(scopes, claims), grant)
 
-    def drop(self, grant: Grant, scopes: tuple[str, ...], token: AccessToken) -> None:
+    def drop(
+        self, grant: Grant, scopes: tuple[str, ...], claims: str | None, token: AccessToken
+    ) -> None:
         """Forget a token that the resource has refused, unless another is in its place already."""
-        key = grant.key(scopes, None)
+        key = grant.key(scopes, claims)
         held = self._cache.get(key)
         if held is not None and held.token == token.token:
             self._cache.drop(key)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 
 from ._types import Secret
 from .config import default_scope
-from .errors import ExpiredTokenError
+from .errors import ExpiredTokenError, InteractionRequiredError, TokenAcquisitionError
 
 __all__ = [
     "AccessToken",
@@ -250,9 +250,21 @@ class AppGrant:
         claims: str | None,
         correlation_id: str,
     ) -> AccessToken:
-        return await endpoint.client_credentials(
-            self._tenant_id, scopes, claims=claims, correlation_id=correlation_id
-        )
+        try:
+            return await endpoint.client_credentials(
+                self._tenant_id, scopes, claims=claims, correlation_id=correlation_id
+            )
+        except InteractionRequiredError as error:
+            failure = TokenAcquisitionError(
+                "Entra gives the app itself no token",
+                error=error.error,
+                suberror=error.suberror,
+                error_codes=error.error_codes,
+                correlation_id=error.correlation_id,
+                hint="an administrator has to look at its permissions, and at the Conditional "
+                "Access policies for workload identities; no user can mend it",
+            )
+        raise failure
 
 
 def token_digest(token: str) -> bytes:

@@ -14,7 +14,7 @@ from ..errors import ConfigurationError, InteractionRequiredError
 from ..tokens import AccessToken
 from ._answers import read, unreachable
 from ._caller import Caller, called_api
-from ._demands import find_demand, meet_claims
+from ._demands import drop_refused, find_demand, meet_claims
 from ._httpx_auth import create_auth
 from ._requests import RequestOptions, build_request, is_repeatable
 
@@ -115,7 +115,7 @@ class APIClient:
             if kind is None:
                 raise
         else:
-            if demand is not None:
+            if demand is not None and not self._caller.is_app:
                 raise demand
             return read(self.name, response, into)
         # Raised out here, so that the client's error and the request in it do not ride along.
@@ -192,19 +192,19 @@ class APIClient:
         caller, api = self._caller, self._api
         client = await caller.client_for(api)
         request = build_request(client, self.name, api, method, url, options, caller.trace.headers)
+        can_repeat = is_repeatable(request)  # some clients read the whole body when they send it
         scopes = self._scopes(options.get("scopes"))
         token = await caller.acquire_token(api, scopes)
         response = await self._send(client, request, token, stream=stream)
         demand = find_demand(response, caller)
-        if demand is None or not demand.claims_challenge:
-            return response, demand
-        caller.forget_token(api, scopes, token)
-        if not is_repeatable(request):
+        if demand is None or not drop_refused(caller, api, scopes, token, demand) or not can_repeat:
             return response, demand
         await response.aclose()
         token = await meet_claims(caller, api, scopes, demand)
         response = await self._send(client, request, token, stream=stream)
-        return response, find_demand(response, caller)
+        again = find_demand(response, caller)
+        drop_refused(caller, api, scopes, token, again, claims=demand.claims_challenge)
+        return response, again
 
     async def _send(
         self, client: HTTPClient, request: Any, token: AccessToken, *, stream: bool

@@ -9,7 +9,6 @@ from typing import Final
 
 from .._trace import Trace
 from .._types import HTTPClient, is_guid
-from .._urls import origin
 from ..acquirer import Acquirer
 from ..config import AppRegistration, DownstreamAPI
 from ..errors import AccessDeniedError, ConfigurationError, InteractionRequiredError
@@ -88,6 +87,11 @@ class Caller:
         """From now on every call raises RuntimeError."""
         self._ended = True
 
+    @property
+    def is_app(self) -> bool:
+        """Whether the APIs are called as the app itself, so that no user can meet a demand."""
+        return self._grant is None or isinstance(self._grant, AppGrant)
+
     async def client_for(self, api: DownstreamAPI) -> HTTPClient:
         """Return the HTTP client that an API is called with."""
         await self.context.open()
@@ -106,16 +110,18 @@ class Caller:
         token = self.context.acquirer.recall(grant, scopes, claims)
         return token or await self._acquire_token(grant, scopes, claims)
 
-    def forget_token(self, api: DownstreamAPI, scopes: tuple[str, ...], token: AccessToken) -> None:
+    def forget_token(
+        self, api: DownstreamAPI, scopes: tuple[str, ...], claims: str | None, token: AccessToken
+    ) -> None:
         """Let nobody get a token again that the API has refused."""
-        self.context.acquirer.drop(self._grant_for(api), scopes, token)
+        self.context.acquirer.drop(self._grant_for(api), scopes, claims, token)
 
     def trusts(self, url: str | None) -> bool:
-        """Tell whether a page is the sign-in service's own, to which users may be sent."""
-        try:
-            return url is not None and origin(url) == origin(self.context.registration.authority)
-        except ValueError:
-            return False
+        """Tell whether a page is the sign-in service's own, to which users may be sent.
+
+        The start of the URL is compared: browsers do not take every URL apart as Python does.
+        """
+        return url is not None and url.startswith(f"{self.context.registration.authority}/")
 
     async def _acquire_token(
         self, grant: Grant, scopes: tuple[str, ...], claims: str | None
@@ -133,8 +139,12 @@ class Caller:
         except InteractionRequiredError as error:
             raise self._with_pages(error) from None
 
+    @property
+    def _has_ended(self) -> bool:
+        return self._ended or (self._parent is not None and self._parent._has_ended)
+
     def _grant_for(self, api: DownstreamAPI) -> Grant:
-        if self._ended or (self._parent is not None and self._parent._ended):
+        if self._has_ended:
             raise RuntimeError(_ENDED)
         if self._grant is not None:
             return self._grant

@@ -12,13 +12,14 @@ from ..interaction import merge_interactions
 from ..tokens import AccessToken
 from ._caller import Caller
 
-__all__ = ["find_demand", "meet_claims"]
+__all__ = ["drop_refused", "find_demand", "meet_claims"]
 
 
 def find_demand(response: Any, caller: Caller) -> InteractionRequiredError | None:
     """Return the challenge of a response, ready for our own caller; the response remembers it.
 
     Pages that are not the sign-in service's own are left out: an API could send users anywhere.
+    What is demanded of the app itself is not remembered: nobody who calls it can meet that.
     """
     challenge = parse_challenge(response)
     if challenge is None or not challenge.interaction_required:
@@ -29,9 +30,34 @@ def find_demand(response: Any, caller: Caller) -> InteractionRequiredError | Non
     if not caller.trusts(demand.consent_uri):
         demand.consent_uri = None
     extensions = getattr(response, "extensions", None)
-    if isinstance(extensions, dict):
+    if isinstance(extensions, dict) and not caller.is_app:
         extensions[CHALLENGE] = demand
     return demand
+
+
+def drop_refused(
+    caller: Caller,
+    api: DownstreamAPI,
+    scopes: tuple[str, ...],
+    token: AccessToken,
+    demand: InteractionRequiredError | None,
+    *,
+    claims: str | None = None,
+) -> bool:
+    """Forget a token whose claims did not suffice; tell whether that is what an API says.
+
+    Args:
+        caller: whose token.
+        api: the API that the demand is of.
+        scopes: what the token is for.
+        token: what was sent.
+        demand: what came back.
+        claims: the claims challenge that the token was exchanged for.
+    """
+    if demand is None or not demand.claims_challenge:
+        return False
+    caller.forget_token(api, scopes, claims, token)
+    return True
 
 
 async def meet_claims(

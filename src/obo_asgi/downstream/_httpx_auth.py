@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from .._http import MARK
 from ..config import DownstreamAPI
 from ._caller import Caller
-from ._demands import find_demand, meet_claims
+from ._demands import drop_refused, find_demand, meet_claims
 from ._requests import check_destination, is_repeatable
 
 __all__ = ["create_auth"]
@@ -36,17 +36,19 @@ class _AuthFlow:
     async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
         check_destination(self._base_url, str(request.url))
         request.extensions[MARK] = self._name
-        scopes = tuple(self._api.scopes)
-        token = await self._caller.acquire_token(self._api, scopes)
+        caller, api, scopes = self._caller, self._api, tuple(self._api.scopes)
+        can_repeat = is_repeatable(request)
+        for name, value in caller.trace.headers.items():
+            request.headers.setdefault(name, value)
+        token = await caller.acquire_token(api, scopes)
         request.headers["Authorization"] = f"Bearer {token.token}"
-        demand = find_demand((yield request), self._caller)
-        if demand is None or not demand.claims_challenge:
+        demand = find_demand((yield request), caller)
+        if demand is None or not drop_refused(caller, api, scopes, token, demand) or not can_repeat:
             return
-        self._caller.forget_token(self._api, scopes, token)
-        if is_repeatable(request):
-            token = await meet_claims(self._caller, self._api, scopes, demand)
-            request.headers["Authorization"] = f"Bearer {token.token}"
-            find_demand((yield request), self._caller)
+        token = await meet_claims(caller, api, scopes, demand)
+        request.headers["Authorization"] = f"Bearer {token.token}"
+        again = find_demand((yield request), caller)
+        drop_refused(caller, api, scopes, token, again, claims=demand.claims_challenge)
 
 
 def create_auth(caller: Caller, name: str, api: DownstreamAPI, base_url: str) -> Any:
