@@ -8,6 +8,7 @@ import enum
 import json
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from http.cookies import SimpleCookie
 from typing import Any, Literal, TypedDict
 from urllib.parse import urlsplit
@@ -1113,19 +1114,82 @@ async def test_a_client_that_builds_another_url_gets_no_token(
     assert 0 == entra.exchanges
 
 
-async def test_httpx2_serves_as_it_is(entra: FakeEntra) -> None:
-    """An httpx2 client does everything an httpx client does, and gives its own responses."""
+@asynccontextmanager
+async def connected(
+    engine: Engine, url: str, entra: FakeEntra, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[APIClient]:
+    """Give the API at a URL, called over an engine and real connections."""
+    with entra.serve() as sign_in:
+        monkeypatch.setenv("SSL_CERT_FILE", sign_in.ca_file)
+        client = engine(ssl.create_default_context(cafile=sign_in.ca_file))
+        async with on_behalf_of(entra, client, base_url=url) as obo:
+            yield (await obo.downstream_for(entra.token()))["partner"]
+        if client is not None:
+            await client.aclose()
+
+
+ENGINES = [_httpx, _httpx2, _aiohttp, _default]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_every_engine_serves_the_same(
+    entra: FakeEntra, monkeypatch: pytest.MonkeyPatch, engine: Engine
+) -> None:
+    """Bodies, streams, statuses and time-outs are the same on httpx, httpx2, aiohttp and ours."""
     partner = Partner(body=json.dumps(PLAIN).encode())
-    with entra.serve() as sign_in, serve(partner, tls=False) as server:
-        context = ssl.create_default_context(cafile=sign_in.ca_file)
-        async with httpx2.AsyncClient(verify=context) as client:
-            obo = on_behalf_of(entra, client, base_url=server.url)
-            api = (await obo.downstream_for(entra.token()))["partner"]
+    with serve(partner, tls=False) as server:
+        async with connected(engine, server.url, entra, monkeypatch) as api:
+            assert Data(**PLAIN) == await api.get("me", into=Data)
+            assert Record(**PLAIN) == await api.post("me", json=Model(**PLAIN), into=Record)
+            assert PLAIN == json.loads(partner.last.body)
+            async with api.stream("GET", "me", params={"q": "a b"}) as response:
+                assert PLAIN == json.loads(b"".join([part async for part in response.aiter_raw()]))
+            with pytest.raises(DownstreamTimeoutError):
+                await api.get("slow", timeout=0.1, into=Data)
+            partner.status = 404
+            with pytest.raises(DownstreamError, match="status 404"):
+                await api.delete("me", into=Data)
+    assert {1} == {len(request.values("authorization")) for request in partner.requests}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_an_upload_is_sent_as_it_comes(
+    entra: FakeEntra, monkeypatch: pytest.MonkeyPatch, engine: Engine
+) -> None:
+    """The API has the first part of a body before the second one is made, and then the whole."""
+    received: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        more = True
+        while more:
+            message = await receive()
+            received.append(message.get("body", b""))
+            more = message.get("more_body", False)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"%d" % len(b"".join(received))})
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"one"
+        async with asyncio.timeout(5):
+            while b"one" not in received:
+                await asyncio.sleep(0.01)
+        yield b"x" * 1_000_000
+
+    with serve(app, tls=False) as server:
+        async with connected(engine, server.url, entra, monkeypatch) as api:
+            assert 1_000_003 == await api.put("file", content=chunks(), into=int)
+    assert b"one" + b"x" * 1_000_000 == b"".join(received)
+
+
+async def test_httpx2_gives_its_own_responses(
+    entra: FakeEntra, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without ``into`` a response is of the class of the client's library."""
+    with serve(Partner(), tls=False) as server:
+        async with connected(_httpx2, server.url, entra, monkeypatch) as api:
             response: object = await api.get("me")
-            assert isinstance(response, httpx2.Response)
-            assert Data(**PLAIN) == await api.post("me", json=Model(**PLAIN), into=Data)
-            async with api.stream("GET", "me") as stream:
-                assert PLAIN == json.loads(await stream.aread())
+    assert isinstance(response, httpx2.Response)
 
 
 async def test_the_default_client_tells_failures_apart(

@@ -21,9 +21,11 @@ import obo_asgi.challenges
 import obo_asgi.errors
 
 PROMISED = [  # what people are told to import
-    *("ANY_TENANT", "AccessToken", "AppRegistration", "ClientSecret", "Downstream"),
-    *("DownstreamAPI", "ErrorResponse", "OnBehalfOf", "OnBehalfOfMiddleware", "SCOPE_KEY"),
-    *("TokenCache", "User", "any_of", "downstream_from", "error_response"),
+    *("ANY_TENANT", "APIClient", "AccessToken", "AppRegistration", "ClientAssertion"),
+    *("ClientCertificate", "ClientSecret", "Downstream", "DownstreamAPI", "ErrorResponse"),
+    *("ManagedIdentity", "OnBehalfOf", "OnBehalfOfMiddleware", "Part", "ProtectedResource"),
+    *("RequestOptions", "SCOPE_KEY", "TokenCache", "User", "WorkloadIdentity", "any_of"),
+    *("downstream_from", "error_response"),
 ]
 ELSEWHERE = [  # frameworks, optional clients, and what is slow to import
     *("aiocache", "aiohttp", "fastapi", "httpx2", "litestar", "msal", "pydantic", "pytest"),

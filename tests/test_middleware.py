@@ -459,6 +459,8 @@ async def test_preflight_passes_by_opt_in_only(
         ({"public_paths": ["health"]}, "start with"),
         ({"public_paths": [""]}, "start with"),
         ({"public_paths": [7]}, "start with"),
+        ({"public_paths": 7}, "list of paths"),
+        ({"public_paths": [["/health"]]}, "start with"),
         ({"public_paths": ["/static/*"]}, "patterns"),
         ({"public_paths": ["/item/{id}"]}, "patterns"),
         ({"public_paths": ["/health?x=1"]}, "queries"),

@@ -25,10 +25,12 @@ from obo_asgi import (
     InvalidTokenError,
     KeysUnavailableError,
     OboError,
+    ProtectedResource,
     TokenAcquisitionError,
     error_response,
 )
 from obo_asgi._http import MARK
+from obo_asgi.responses import metadata_response
 
 SECRET = "secret-text-of-alice"
 
@@ -342,3 +344,85 @@ def test_another_errors_request_is_not_ours(request_: object) -> None:
     error.request = request_  # type: ignore[attr-defined]
 
     assert error_response(error) is None
+
+
+def test_several_interactions_are_one_challenge() -> None:
+    """What several calls lack is asked of the user at once, with all scopes and claims."""
+    errors = [interaction(scopes=("a/read",)), downstream(404), interaction("{}", scopes=("b/x",))]
+    header = answer(ExceptionGroup("", errors)).headers["WWW-Authenticate"]
+
+    assert 'error="insufficient_claims"' in header
+    assert 'scope="a/read b/x", claims="e30="' in header
+
+
+TENANT = "aaaaaaaa-1111-4111-8111-111111111111"
+LOGIN = "https://login.microsoftonline.com"
+
+
+@pytest.mark.parametrize(
+    ("page", "realm"),
+    [
+        (f"{LOGIN}/{TENANT}/oauth2/v2.0/authorize", TENANT),
+        (f"{LOGIN}/organizations/oauth2/v2.0/authorize", ""),
+        (None, ""),
+    ],
+    ids=["tenant", "any tenant", "none"],
+)
+def test_the_pages_are_named(page: str | None, realm: str) -> None:
+    """The challenge names the tenant as realm, and the pages; the body that of consent too."""
+    error = interaction(suberror="consent_required")
+    error.authorization_uri, error.consent_uri = page, "https://login/consent"
+    response = answer(error)
+    header = response.headers["WWW-Authenticate"]
+
+    assert header.startswith(f'Bearer realm="{realm}", error="consent_required"')
+    assert (page is None) is ("authorization_uri=" not in header)
+    assert 'consent_uri="https://login/consent"' in header
+    assert "https://login/consent" == json.loads(response.body)["consent_uri"]
+
+
+RESOURCE = ProtectedResource(resource="https://api.example.com/mcp", scopes=["api://id/read"])
+METADATA = "https://api.example.com/.well-known/oauth-protected-resource/mcp"
+
+
+@pytest.mark.parametrize(
+    ("error", "scope"),
+    [
+        (AuthenticationRequiredError(), "api://id/read"),
+        (ExpiredTokenError(), "api://id/read"),
+        (
+            InsufficientScopeError(["read", "write"]),
+            "api://id/read https://api.example.com/mcp/write",
+        ),
+        (InsufficientScopeError(["api://id/read"]), "api://id/read"),
+        (interaction(), "a/read"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, OboError) else None,
+)
+def test_a_resource_is_named_with_full_scopes(error: OboError, scope: str) -> None:
+    """For an API that describes itself, challenges say where, and scopes are those to ask for."""
+    response = error_response(error, resource=RESOURCE)
+
+    assert response is not None
+    assert f'scope="{scope}"' in response.headers["WWW-Authenticate"]
+    assert f'resource_metadata="{METADATA}"' in response.headers["WWW-Authenticate"]
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE", "get", "PROPFIND"])
+def test_what_may_be_asked_of_a_description_is_said(method: str) -> None:
+    """A 405 names what is allowed (RFC 9110 section 15.5.6)."""
+    response = metadata_response({"resource": "x"}, method)
+
+    assert (405, "GET, HEAD, OPTIONS") == (response.status_code, response.headers["Allow"])
+    assert "no-store" == response.headers["Cache-Control"]
+
+
+def test_head_is_get_without_the_body() -> None:
+    """HEAD has the headers of GET, its length too (RFC 9110 section 9.3.2)."""
+    got, head = (metadata_response({"resource": "x"}, method) for method in ("GET", "HEAD"))
+
+    assert (dict(got.headers), b"") == (dict(head.headers), head.body)
+    assert (str(len(got.body)), "max-age=3600") == (
+        head.headers["Content-Length"],
+        head.headers["Cache-Control"],
+    )
