@@ -36,7 +36,7 @@ def test_a_secret_is_revealed_on_demand_only() -> None:
 
 
 @pytest.mark.parametrize("holder", [Secret(VALUE), ClientSecret(VALUE), REGISTRATION], ids=str)
-@pytest.mark.parametrize("show", [repr, str, "{}".format, "%s".__mod__], ids=str)
+@pytest.mark.parametrize("show", [repr, str, "{}".format, "%s".__mod__])
 def test_a_secret_is_not_shown(holder: object, show: Callable[[object], str]) -> None:
     """No way to print a secret, or what holds it, shows its value."""
     shown = show(holder)

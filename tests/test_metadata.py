@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from typing import Any
 
@@ -349,7 +348,6 @@ async def test_a_document_that_points_elsewhere_is_refused(name: str, value: Any
         {"keys": [{"kid": "first", "kty": "oct", "k": "c2VjcmV0"}]},
         {"keys": [jwk("first") | {"kid": 7}]},
     ],
-    ids=json.dumps,
 )
 async def test_a_key_set_without_a_usable_key_replaces_nothing(keys: Any) -> None:
     """Unusable keys are passed over; a set of nothing else is a failed fetch."""

@@ -337,7 +337,7 @@ def test_an_error_of_the_client_without_a_request_is_not_ours(library: Any) -> N
     assert error_response(library.ConnectError(SECRET)) is None
 
 
-@pytest.mark.parametrize("request_", [None, "GET /", object()], ids=str)
+@pytest.mark.parametrize("request_", [None, "GET /", object()])
 def test_another_errors_request_is_not_ours(request_: object) -> None:
     """An error of another library that has a ``request`` too is not mistaken for ours."""
     error = OSError(SECRET)

@@ -163,7 +163,7 @@ async def test_a_failing_predicate_lets_nobody_in(
     assert 2 == customers.counts[FABRIKAM]
 
 
-@pytest.mark.parametrize("answer", [1, "yes", [FABRIKAM], object(), None, 0, ""], ids=repr)
+@pytest.mark.parametrize("answer", [1, "yes", [FABRIKAM], object(), None, 0, ""])
 async def test_only_true_is_a_yes(answer: Any) -> None:
     """Whatever is not True itself, such as a forgotten comparison, lets nobody in."""
 
@@ -429,7 +429,7 @@ def living(kind: type) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="/proc says what is used")
-async def test_ten_thousand_tenants_pass_through_one_process() -> None:
+async def test_thousands_of_tenants_pass_through_one_process() -> None:
     """Tenants come and go: what is kept of them is bounded, as is the number of MSAL's clients."""
     traffic, others = Traffic(), living(ConfidentialClientApplication)
     registration = traffic.entra.registration(allowed_tenants=everybody)
@@ -439,16 +439,16 @@ async def test_ten_thousand_tenants_pass_through_one_process() -> None:
         http_client=traffic.client(),
         cache=TokenCache(max_entries=500),
     ) as obo:
-        await traffic.visits(obo, 5000)
+        await traffic.visits(obo, 2000)
         before = used_memory()
-        await traffic.visits(obo, 5000)
+        await traffic.visits(obo, 2000)
         growth = used_memory() - before
         clients = living(ConfidentialClientApplication) - others
 
-    assert 10_000 == len(traffic.exchanged_at)
+    assert 4000 == len(traffic.exchanged_at)
     assert 1 <= clients <= 256
-    # 5000 verified users, which are bounded as well, are 15 MB
-    assert growth < 25_000_000
+    # 2000 verified users, which are bounded as well, are 6 MB
+    assert growth < 10_000_000
 
 
 @pytest.mark.parametrize("state", [None, "a&b=c d"])
