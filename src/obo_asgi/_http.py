@@ -176,7 +176,8 @@ def _unlogged() -> Iterator[None]:
 
 async def send(client: HTTPClient, request: Any, *, stream: bool = False) -> Any:
     """Send a request with nothing of the client's own: no cookie, no ``auth=``, no redirect."""
-    request.headers.pop("cookie", None)
+    if "cookie" in request.headers:
+        del request.headers["cookie"]
     with _unlogged():
         return await client.send(request, auth=None, follow_redirects=False, stream=stream)
 
