@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import enum
 import json
@@ -35,6 +36,7 @@ from obo_asgi import (
     OnBehalfOf,
 )
 from obo_asgi._http import failure_kind
+from obo_asgi.downstream._requests import check_destination
 from obo_asgi.testing import FakeEntra, serve
 
 pytestmark = pytest.mark.anyio
@@ -718,6 +720,28 @@ async def test_a_url_that_leaves_the_base_url_is_refused(
         with pytest.raises(ConfigurationError):
             await api.get(url, **options)  # type: ignore[call-overload]
     assert ([], [], 0) == (partner.requests, evil.requests, entra.exchanges)
+
+
+@pytest.mark.parametrize(
+    ("url", "stays"),
+    [
+        ("https://api.example.com/v1", True),
+        ("https://api.example.com/v1?a=b", True),
+        ("https://api.example.com/v1/me", True),
+        ("https://api.example.com:443/v1/me", True),
+        ("https://api.example.com/v1.evil", False),
+        ("https://api.example.com/v2", False),
+        ("https://api.example.com:8443/v1", False),
+        ("http://api.example.com/v1", False),
+        ("https://api.example.com.evil.example/v1", False),
+        ("https://api.example.com@evil.example/v1", False),
+    ],
+)
+def test_the_destination_is_compared(url: str, stays: bool) -> None:
+    """A request as the client built it goes below the base URL, in whichever spelling."""
+    for base in ("https://api.example.com/v1", "https://API.example.com:443/v1"):
+        with contextlib.nullcontext() if stays else pytest.raises(ConfigurationError):
+            check_destination(base, url)
 
 
 FENCED_ENTRA = FakeEntra()

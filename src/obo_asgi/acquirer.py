@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
 from ._flights import Flights
 from ._lru import LRU
+from ._trace import new_id
 from .cache import TokenCache
 from .errors import (
     AccessDeniedError,
@@ -158,7 +158,7 @@ class Acquirer:
         self, key: TokenKey, grant: Grant, correlation_id: str | None
     ) -> AccessToken | OboError:
         """Redeem the grant and keep what comes of it; a failure is returned, not raised."""
-        correlation_id = correlation_id or str(uuid.uuid4())
+        correlation_id = correlation_id or new_id()
         try:
             token = await grant.redeem(
                 self._endpoint, key.scopes, claims=key.claims, correlation_id=correlation_id

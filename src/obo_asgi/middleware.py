@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -97,10 +97,10 @@ class OnBehalfOfMiddleware:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
 
-        async def watch(message: Message) -> None:
+        def watch(message: Message) -> Awaitable[None]:
             nonlocal started
             started = started or message["type"] == "http.response.start"
-            await send(message)
+            return send(message)
 
         if self._resource is not None and self._is_description(self._resource, scope):
             document = self._resource.document(self._obo.registration)
@@ -165,32 +165,41 @@ class OnBehalfOfMiddleware:
                 downstream.close()
 
     async def _admit(self, scope: Scope, trace: Trace) -> Scope:
-        """Let a request in, once the tokens that are to be acquired first are there."""
-        inner = await self._authenticate(scope, trace)
-        downstream = inner[SCOPE_KEY]
-        if self._acquire_first and downstream is not None:
+        """Let a request in, once the tokens that are to be acquired first are there.
+
+        Return a copy of the scope that says who calls; the scope itself if it does already.
+        """
+        present = scope.get(SCOPE_KEY)
+        if self._obo.made(present):
+            downstream, inner = present, scope
+        else:
+            token = self._token(scope)
+            if token is None:
+                return {
+                    **scope,
+                    SCOPE_KEY: None,
+                    "user": AnonymousUser(),
+                    "auth": Credentials(),
+                }
+            downstream = self._obo.recall(token, trace) or await self._obo.downstream_for(
+                token, trace=trace
+            )
+            user = downstream.user
+            auth = Credentials(user.scopes)
+            inner = {**scope, SCOPE_KEY: downstream, "user": user, "auth": auth}
+        if self._acquire_first:
             await downstream.acquire_tokens(self._names_for(dispatched_path(scope)))
         return inner
 
-    async def _authenticate(self, scope: Scope, trace: Trace) -> Scope:
-        """Return a copy of the scope that says who calls; the scope itself if it does already."""
-        if self._obo.made(scope.get(SCOPE_KEY)):
-            return scope
+    def _token(self, scope: Scope) -> str | None:
+        """Return the token of a request; None if it may go without."""
         is_public = bool(self._public_paths) and dispatched_path(scope) in self._public_paths
         token = None if is_public else bearer_token(scope)
-        if token is None:
-            passes = is_public or self._optional or (self._cors_preflight and is_preflight(scope))
-            if not passes:
-                raise AuthenticationRequiredError
-            return {
-                **scope,
-                SCOPE_KEY: None,
-                "user": AnonymousUser(),
-                "auth": Credentials(),
-            }
-        downstream = await self._obo.downstream_for(token, trace=trace)
-        user = downstream.user
-        return {**scope, SCOPE_KEY: downstream, "user": user, "auth": Credentials(user.scopes)}
+        if token is not None or is_public or self._optional:
+            return token
+        if self._cors_preflight and is_preflight(scope):
+            return None
+        raise AuthenticationRequiredError
 
     @staticmethod
     def _is_description(resource: ProtectedResource, scope: Scope) -> bool:

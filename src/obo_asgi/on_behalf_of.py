@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeGuard
 from urllib.parse import urlencode
 
 from ._http import HTTPClients, make_shareable
@@ -119,7 +119,11 @@ class OnBehalfOf:
             InsufficientScopeError: the token lacks a required scope.
             KeysUnavailableError: the signing keys cannot be had now.
         """
-        return await self._verify(token, token_digest(token))
+        user = self._verifier.recall(token_digest(token))
+        if user is None:
+            await self._open_once()
+            user = await self._verifier.verify(token)
+        return user
 
     async def downstream_for(self, token: str, *, trace: Trace | None = None) -> Downstream:
         """Verify an access token and return the downstream APIs for its user.
@@ -131,8 +135,16 @@ class OnBehalfOf:
         Raises:
             As `verify` does.
         """
+        user = await self.verify(token)
+        return self._downstream(token, token_digest(token), user, trace or Trace())
+
+    def recall(self, token: str, trace: Trace) -> Downstream | None:
+        """Return what `downstream_for` would return without waiting, if the token is known."""
         digest = token_digest(token)
-        user = await self._verify(token, digest)
+        user = self._verifier.recall(digest)
+        return None if user is None else self._downstream(token, digest, user, trace)
+
+    def _downstream(self, token: str, digest: bytes, user: User, trace: Trace) -> Downstream:
         registration = self.registration
         grant = None
         if not user.is_app:
@@ -143,7 +155,7 @@ class OnBehalfOf:
                 authority=registration.authority,
                 client_id=registration.client_id,
             )
-        return Downstream(Caller(self._context, user.tid, grant, trace or Trace()), user)
+        return Downstream(Caller(self._context, user.tid, grant, trace), user)
 
     def as_app(self, *, tenant_id: str | None = None) -> Downstream:
         """Return the downstream APIs, called by this app itself with client credentials.
@@ -186,7 +198,7 @@ class OnBehalfOf:
             query["state"] = state
         return f"{self.registration.authority}/{tenant_id}/adminconsent?{urlencode(query)}"
 
-    def made(self, value: object) -> bool:
+    def made(self, value: object) -> TypeGuard[Downstream]:
         """Tell whether a value is a `Downstream` that this object made."""
         return isinstance(value, Downstream) and value.belongs_to(self._context)
 
@@ -228,13 +240,6 @@ class OnBehalfOf:
     async def _open_once(self) -> None:
         if not self._clients.ready:
             await self.open()
-
-    async def _verify(self, token: str, digest: bytes) -> User:
-        user = self._verifier.recall(digest)
-        if user is None:
-            await self._open_once()
-            user = await self._verifier.verify(token)
-        return user
 
 
 def _check_apis(apis: Mapping[str, DownstreamAPI]) -> dict[str, DownstreamAPI]:

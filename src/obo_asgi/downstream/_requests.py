@@ -100,6 +100,8 @@ def check_destination(base_url: str, url: str) -> None:
     Raises:
         ConfigurationError: it would leave the API's base URL.
     """
+    if url.startswith(base_url) and url[len(base_url) :][:1] in ("", "/", "?"):
+        return
     path = urlsplit(base_url).path
     target = urlsplit(url).path
     if origin(url) != origin(base_url) or not (target == path or target.startswith(path + "/")):
