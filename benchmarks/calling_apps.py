@@ -18,7 +18,8 @@ from .world import API, Settings
 
 SCOPE: Final = f"{API}/read"
 PATH: Final = "data"
-SOME_TOKEN: Final = {"Authorization": "Bearer some-token"}
+SOME_TOKEN: Final = {"Authorization": f"Bearer {'some-token' * 130}"}
+"""As long as Entra's are."""
 
 
 def ours(settings: Settings) -> ASGIApp:

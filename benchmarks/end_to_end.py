@@ -72,12 +72,12 @@ async def _whole_requests(world: World, *, quick: bool) -> tuple[Measured[float]
             port = stack.enter_context(serve(f"benchmarks.calling_apps:{factory}", world))
             for _ in range(1 if quick else 2):
                 await generator.slices(port, tokens, seconds=1)()  # tokens, connections
-            return generator.slices(port, tokens, seconds=0.2 if quick else 1)
+            return generator.slices(port, tokens, seconds=0.2 if quick else 0.4)
 
         cases, missing = await build(
             {name: partial(build_case, *parts) for name, parts in APPS.items()}
         )
-        return await take_turns(cases, rounds=1 if quick else 7), missing
+        return await take_turns(cases, rounds=1 if quick else 21), missing
 
 
 async def _calls_alone(world: World, *, quick: bool) -> Measured[float]:

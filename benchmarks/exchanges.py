@@ -32,7 +32,7 @@ def run(*, quick: bool) -> Report:
 
 
 async def _measure(world: World, *, quick: bool) -> Report:
-    number = IN_FLIGHT if quick else 5 * IN_FLIGHT
+    number = IN_FLIGHT if quick else 2 * IN_FLIGHT
     async with AsyncExitStack() as stack:
         exchanges = Exchanges(world, stack)
         cases, missing = await build(
@@ -45,7 +45,7 @@ async def _measure(world: World, *, quick: bool) -> Report:
         )
         runs = {name: partial(_exchange_all, case, count(), number) for name, case in cases.items()}
         await take_turns(runs, rounds=1)  # connections, imports
-        costs = await take_turns(runs, rounds=1 if quick else 7)
+        costs = await take_turns(runs, rounds=1 if quick else 21)
     seconds, cpu = part(costs, "elapsed"), part(costs, "cpu")
     rows = [
         (name, [1 / (middle(seconds, name) or 1), scaled(middle(cpu, name), 1000)])
