@@ -12,7 +12,7 @@ import pytest
 
 from obo_asgi import AccessToken, TokenCache, User
 from obo_asgi._types import Secret
-from obo_asgi.acquirer import EARLY_EXPIRY, Acquirer
+from obo_asgi.acquirer import Acquirer
 from obo_asgi.errors import (
     AccessDeniedError,
     AssertionRejectedError,
@@ -22,7 +22,7 @@ from obo_asgi.errors import (
     OboError,
     TokenAcquisitionError,
 )
-from obo_asgi.tokens import OnBehalfOfGrant, token_digest
+from obo_asgi.tokens import EARLY_EXPIRY, OnBehalfOfGrant, token_digest
 
 pytestmark = pytest.mark.anyio
 

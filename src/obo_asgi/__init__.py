@@ -1,6 +1,6 @@
 """Call other APIs as the user who called yours: OAuth 2.0 On-Behalf-Of for ASGI apps."""
 
-from .cache import TokenCache
+from .cache import TokenCache, new_cache_key
 from .config import ANY_TENANT, AppRegistration, DownstreamAPI, any_of
 from .credentials import (
     ClientAssertion,
@@ -14,6 +14,7 @@ from .errors import (
     AccessDeniedError,
     AssertionRejectedError,
     AuthenticationRequiredError,
+    CacheUnavailableError,
     ConfigurationError,
     DownstreamError,
     DownstreamTimeoutError,
@@ -39,6 +40,7 @@ __all__ = [
     "AppRegistration",
     "AssertionRejectedError",
     "AuthenticationRequiredError",
+    "CacheUnavailableError",
     "ClientAssertion",
     "ClientCertificate",
     "ClientSecret",
@@ -68,4 +70,5 @@ __all__ = [
     "any_of",
     "downstream_from",
     "error_response",
+    "new_cache_key",
 ]

@@ -46,5 +46,9 @@ class LRU(Generic[K, V]):
         """Forget a value, if it is there."""
         self._entries.pop(key, None)
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+
     def __len__(self) -> int:
         return len(self._entries)

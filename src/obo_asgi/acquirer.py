@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from ._flights import Flights
 from ._lru import LRU
@@ -25,9 +25,6 @@ from .errors import (
 from .tokens import AccessToken, Grant, TokenEndpoint, TokenKey
 
 logger = logging.getLogger(__name__)
-
-EARLY_EXPIRY: Final = 10.0
-"""Seconds before its end from which on a token is not handed out any more."""
 
 _BYPASS_INTERVAL = 1.0
 _INTERACTION_SECONDS = 2.0
@@ -100,8 +97,8 @@ class Acquirer:
         if token is not None:
             return token
         self._raise_remembered(key, bypass_failures)
-        redeem = partial(self._redeem, key, grant, correlation_id)
-        outcome = await self._flights.join(key, redeem)
+        obtain = partial(self._obtain, key, grant, correlation_id)
+        outcome = await self._flights.join(key, obtain)
         if isinstance(outcome, OboError):
             raise clone_error(outcome)
         return outcome
@@ -118,8 +115,8 @@ class Acquirer:
         """Forget a token that the resource has refused, unless another is in its place already."""
         key = grant.key(scopes, claims)
         held = self._cache.get(key)
-        if held is not None and held.token == token.token:
-            self._cache.drop(key)
+        if held is None or held.token == token.token:
+            self._cache.drop(key, token)
 
     async def aclose(self) -> None:
         """End what is under way in the running loop."""
@@ -128,10 +125,10 @@ class Acquirer:
     def _recall(self, key: TokenKey, grant: Grant) -> AccessToken | None:
         token = self._cache.get(key)
         now = self._clock()
-        if token is None or token.expires_at - EARLY_EXPIRY <= now:
+        if token is None or not token.usable(now):
             return None
         if token.refresh_at <= now:
-            self._renew(key, grant)
+            self._renew(key, grant, token)
         return token
 
     def _remembered(self, key: TokenKey) -> _Failure | None:
@@ -149,15 +146,28 @@ class Acquirer:
         else:
             raise clone_error(failure.error)
 
-    def _renew(self, key: TokenKey, grant: Grant) -> None:
+    def _renew(self, key: TokenKey, grant: Grant, held: AccessToken) -> None:
         """Renew in the background what is still valid, not again for a while if that fails."""
         if self._remembered(key) is None:
-            self._flights.start(key, partial(self._redeem, key, grant, None))
+            self._flights.start(key, partial(self._obtain, key, grant, None, held))
+
+    async def _obtain(
+        self,
+        key: TokenKey,
+        grant: Grant,
+        correlation_id: str | None,
+        held: AccessToken | None = None,
+    ) -> AccessToken | OboError:
+        redeem = partial(self._redeem, key, grant, correlation_id)
+        outcome = await self._cache.obtain(key, redeem, held=held)
+        if isinstance(outcome, AccessToken):
+            self._failures.drop(key)
+        return outcome
 
     async def _redeem(
         self, key: TokenKey, grant: Grant, correlation_id: str | None
     ) -> AccessToken | OboError:
-        """Redeem the grant and keep what comes of it; a failure is returned, not raised."""
+        """Redeem the grant; a failure is remembered and returned, not raised."""
         correlation_id = correlation_id or new_id()
         try:
             token = await grant.redeem(
@@ -167,8 +177,6 @@ class Acquirer:
             # The traceback would keep the frames, and the token in them, alive.
             failure = clone_error(error)
         else:
-            self._cache.put(key, token)
-            self._failures.drop(key)
             logger.debug("token acquired: %s (%s)", key, correlation_id)
             return token
         before = self._failures.get(key)

@@ -40,6 +40,16 @@ class SigningCertificate:
         self._thumbprint = urlsafe_b64encode(chain[0].fingerprint(SHA256())).decode().rstrip("=")
         self._chain = [b64encode(item.public_bytes(Encoding.DER)).decode() for item in chain]
 
+    def key_material(self) -> bytes:
+        """Return the private key, to derive others from."""
+        from cryptography.hazmat.primitives.serialization import (
+            Encoding,
+            NoEncryption,
+            PrivateFormat,
+        )
+
+        return self._key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+
     def sign(self, client_id: str, audience: str, *, send_x5c: bool) -> str:
         """Sign a client assertion (RFC 7523; Entra's "Certificate credentials").
 

@@ -28,6 +28,7 @@ __all__ = [
     "AccessDeniedError",
     "AssertionRejectedError",
     "AuthenticationRequiredError",
+    "CacheUnavailableError",
     "ConfigurationError",
     "DownstreamError",
     "DownstreamTimeoutError",
@@ -96,6 +97,18 @@ class InsufficientScopeError(OboError):
 
 class KeysUnavailableError(OboError):
     """The signing keys cannot be fetched and the last known ones are too old or lack the key.
+
+    Args:
+        retry_after: seconds after which another try makes sense.
+    """
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class CacheUnavailableError(OboError):
+    """The shared cache does not answer, and what was asked of it cannot go without.
 
     Args:
         retry_after: seconds after which another try makes sense.

@@ -93,7 +93,8 @@ class OnBehalfOf:
             self._metadata["2.0"].document,
             self._authenticator,
         )
-        self._acquirer = Acquirer(self._endpoint, TokenCache() if cache is None else cache)
+        self._cache = TokenCache() if cache is None else cache
+        self._acquirer = Acquirer(self._endpoint, self._cache)
         self._context = DownstreamContext(
             registration, self._apis, self._acquirer, self._clients.get, self._open_once
         )
@@ -102,13 +103,14 @@ class OnBehalfOf:
         """Make ready for the running event loop; done by itself at the first use.
 
         Raises:
-            ConfigurationError: no file of the client credentials can be read, or an HTTP client
-                cannot be shared between users.
+            ConfigurationError: no file of the client credentials can be read, an HTTP client
+                cannot be shared between users, or the shared cache has no key or mangles values.
         """
         for api in self._apis.values():
             if api.http_client is not None:
                 make_shareable(api.http_client)
         await self._authenticator.check()
+        await self._cache.open(self.registration.client_id, self._authenticator.key_material)
         await self._clients.open()
 
     async def verify(self, token: str) -> User:
@@ -198,6 +200,21 @@ class OnBehalfOf:
             query["state"] = state
         return f"{self.registration.authority}/{tenant_id}/adminconsent?{urlencode(query)}"
 
+    async def purge(self, tenant_id: str, oid: str) -> None:
+        """Make the tokens that a user has had so far worthless, in every process within a minute.
+
+        The user's next request is exchanged anew, as far as Entra agrees.
+
+        Args:
+            tenant_id: the user's tenant (``user.tid``).
+            oid: the user's object id (``user.oid``).
+
+        Raises:
+            CacheUnavailableError: the shared cache does not answer; only this process knows.
+        """
+        await self._open_once()
+        await self._cache.purge(self.registration.client_id, tenant_id.lower(), oid)
+
     def made(self, value: object) -> TypeGuard[Downstream]:
         """Tell whether a value is a `Downstream` that this object made."""
         return isinstance(value, Downstream) and value.belongs_to(self._context)
@@ -223,6 +240,7 @@ class OnBehalfOf:
             await metadata.aclose()
         if self._tenants is not None:
             await self._tenants.aclose()
+        await self._cache.aclose()
         await self._clients.aclose()
 
     async def __aenter__(self) -> Self:

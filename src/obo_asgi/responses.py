@@ -22,6 +22,7 @@ from .errors import (
     AccessDeniedError,
     AssertionRejectedError,
     AuthenticationRequiredError,
+    CacheUnavailableError,
     DownstreamError,
     DownstreamTimeoutError,
     ExpiredTokenError,
@@ -112,7 +113,7 @@ def _answer(error: BaseException, resource: ProtectedResource | None) -> ErrorRe
             return _interaction(error, resource)
         case AccessDeniedError():
             return _json(403, {"error": "access_denied", "error_description": "access is denied"})
-        case KeysUnavailableError():
+        case KeysUnavailableError() | CacheUnavailableError():
             return _problem(503, retry_after=error.retry_after)
         case TokenAcquisitionError():
             wait = error.retry_after

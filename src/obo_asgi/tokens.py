@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
 from ._types import Secret
 from .config import default_scope
@@ -24,6 +24,9 @@ __all__ = [
     "User",
     "token_digest",
 ]
+
+EARLY_EXPIRY: Final = 10.0
+"""Seconds before its end from which on a token is not handed out any more."""
 
 _ASSERTION_MARGIN = 2.0
 
@@ -94,6 +97,12 @@ class AccessToken:
     """When it ends, seconds since the epoch."""
     refresh_at: float = field(repr=False)
     """From when on it is worth renewing, seconds since the epoch."""
+    issued_at: float = field(default_factory=time.time, repr=False)
+    """When it came from Entra, seconds since the epoch, by the clock of this machine."""
+
+    def usable(self, now: float) -> bool:
+        """Tell whether it is still handed out; shortly before its end it is not."""
+        return self.expires_at - EARLY_EXPIRY > now
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an AccessToken is not pickled; acquire it where it is needed")
@@ -113,16 +122,14 @@ class TokenKey(NamedTuple):
 
     def digest(self) -> str:
         """Return SHA-256 over the length-prefixed parts, as hex."""
-        hasher = hashlib.sha256()
         texts = (self.kind, self.authority, self.tenant_id, self.client_id, self.owner)
         parts = [text.encode() for text in texts]
         parts.append(self.binding)
         parts.append(b"" if self.claims is None else b"=" + self.claims.encode())
-        parts.extend(scope.encode() for scope in self.scopes)
-        for part in parts:
-            hasher.update(len(part).to_bytes(8, "big"))
-            hasher.update(part)
-        return hasher.hexdigest()
+        parts.extend([scope.encode() for scope in self.scopes])
+        return hashlib.sha256(
+            b"".join([len(part).to_bytes(8, "big") + part for part in parts])
+        ).hexdigest()
 
     def __repr__(self) -> str:
         return f"TokenKey({self.digest()[:12]}…)"

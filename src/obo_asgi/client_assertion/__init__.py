@@ -8,6 +8,7 @@ refused with is read once more.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from .._types import HTTPClient
 from ..config import AppRegistration
@@ -56,6 +57,14 @@ class ClientAuthenticator:
             else:
                 return
         raise ConfigurationError(f"no client credential is usable: {'; '.join(reasons)}")
+
+    async def key_material(self) -> bytes | None:
+        """Return the client secret or the certificate's private key, of the first that has one."""
+        for loader in self._loaders:
+            if isinstance(loader, SecretLoader | CertificateLoader):
+                with suppress(Unusable):
+                    return await loader.key_material()
+        return None
 
     async def authenticate(self, audience: str, correlation_id: str) -> ClientAuthentication:
         """Return the form fields for a token endpoint.

@@ -105,6 +105,11 @@ class SecretLoader(FileLoader):
     def parse(self, data: bytes) -> Secret:
         return Secret(check_secret(_text(data)))
 
+    async def key_material(self) -> bytes:
+        """Return the secret, to derive keys from."""
+        text: str = (await self.load()).reveal()
+        return text.encode()
+
     async def authenticate(self, audience: str) -> ClientAuthentication:
         secret = await self.load()
         return ClientAuthentication(self, self.version, {"client_secret": secret.reveal()})
@@ -147,6 +152,11 @@ class CertificateLoader(FileLoader):
         if isinstance(read, str):
             raise ConfigurationError(read)
         return read
+
+    async def key_material(self) -> bytes:
+        """Return the private key, to derive keys from."""
+        certificate: SigningCertificate = await self.load()
+        return certificate.key_material()
 
     async def authenticate(self, audience: str) -> ClientAuthentication:
         certificate = await self.load()
