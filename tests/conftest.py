@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ["tests.servers.fixtures"]
+
 settings.register_profile("tests", deadline=None, database=None)
 settings.load_profile("tests")
 
