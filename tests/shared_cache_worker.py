@@ -1,0 +1,59 @@
+"""One process of several that share a cache: ``python -m tests.shared_cache_worker SETTINGS``.
+
+It says "ready", waits for a line, lets a crowd of requests of one user ask for one token at the
+same moment, and prints how many tokens they got, and the counters of its cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+from obo_asgi import AppRegistration, ClientSecret, DownstreamAPI, OnBehalfOf, TokenCache
+
+
+def shared_cache(url: str) -> Any:
+    """Return the cache that a URL names."""
+    if url.startswith("redis"):
+        from obo_asgi.cache.redis import redis_cache
+
+        return redis_cache(url)
+    from obo_asgi.cache.sql import SQLCache
+
+    return SQLCache(url, create_if_not_exists=True)
+
+
+def create_obo(settings: dict[str, Any]) -> OnBehalfOf:
+    """Wire one process."""
+    return OnBehalfOf(
+        AppRegistration(
+            tenant_id=settings["tenant_id"],
+            client_id=settings["client_id"],
+            client_credential=ClientSecret(settings["client_secret"]),
+            authority=settings["authority"],
+            issuer=settings["issuer"],
+        ),
+        downstream={"partner": DownstreamAPI(scopes=["api://partner/read"])},
+        cache=TokenCache(shared=shared_cache(settings["cache"]), keys=settings["keys"]),
+    )
+
+
+async def main(settings: dict[str, Any]) -> None:
+    """Be the process."""
+
+    async def request() -> str:
+        downstream = await obo.downstream_for(settings["token"])
+        return (await downstream["partner"].acquire_token()).token
+
+    async with create_obo(settings) as obo:
+        await obo.verify(settings["token"])
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        tokens = set(await asyncio.gather(*(request() for _ in range(settings["crowd"]))))
+        print(json.dumps(sorted(tokens)), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(json.loads(sys.argv[1])))
