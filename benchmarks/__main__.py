@@ -14,6 +14,7 @@ NAMES: Final = {
     "request": "request",
     "verify": "verify",
     "token": "token",
+    "shared": "shared",
     "single_flight": "single_flight",
     "dashboard": "dashboard",
     "crowd": "crowd",

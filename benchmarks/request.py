@@ -127,7 +127,7 @@ async def _under_uvicorn(world: World, *, quick: bool) -> Measured[float]:
             for name, factory in factories.items():
                 path = f"benchmarks.web_apps:{factory}"
                 port = stack.enter_context(serve(path, world, **options))
-                seconds = 0.1 if quick else 0.25
+                seconds = 0.3 if quick else 0.25
                 cases[f"{name}, {server}"] = generator.slices(port, tokens, seconds=seconds)
         await take_turns(cases, rounds=1)  # keys, connections, caches
         return await take_turns(cases, rounds=1 if quick else 25)

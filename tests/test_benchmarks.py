@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 RUN = [sys.executable, "-W", "error", "-m", "benchmarks"]
 
 
-@pytest.mark.parametrize("name", ["dashboard", "keys", "memory", "request", "single_flight"])
+@pytest.mark.parametrize("name", ["dashboard", "keys", "memory"])
 def test_a_benchmark_runs(name: str) -> None:
     """A quick run measures, meets the counts that it judges, and leaves no peer out in silence."""
     run = subprocess.run(
