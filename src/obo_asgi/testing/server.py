@@ -90,6 +90,7 @@ def _server(app: ASGIApp, authority: trustme.CA | None) -> uvicorn.Server:
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=1,
+        timeout_keep_alive=60,  # not in the middle of a test that was held up
     )
     config.load()
     if authority is not None:
