@@ -357,6 +357,7 @@ async def test_another_loop_in_another_thread(backend: Backend, prefix: str) -> 
         for _ in range(5):
             seen.append(await get_all(cache, list(values)))
         await cache.close()
+        await asyncio.sleep(0.1)  # aiohttp may need it to end a TLS connection after its close
 
     await set_all(cache, values)
     thread = threading.Thread(target=asyncio.run, args=[elsewhere()])

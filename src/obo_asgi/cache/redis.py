@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["redis_cache"]
 
-# Seconds, for one attempt each: an unreachable or hung server fails a call within their sum.
-_TIMEOUTS = {"socket_connect_timeout": 2, "socket_timeout": 2}
+# Seconds. There is none for an answer: it would cost a quarter of a call, and a `TokenCache` waits
+# no longer than it has time.
+_TIMEOUTS = {"socket_connect_timeout": 2, "socket_timeout": None}
 _POOL_SECONDS = 2
 
 
@@ -30,8 +31,9 @@ def redis_cache(
     """Return an aiocache cache that keeps strings in Redis.
 
     Given a URL, it connects at the first use, apart in each event loop, and closes what it opened
-    when the loop ends or at ``close()``. Nothing is tried twice, and where the server is down or
-    hangs a call raises within a few seconds.
+    when the loop ends or at ``close()``. Nothing is tried twice; where the server is down a call
+    raises at once, and where it hangs it is the caller who gives up, or ``socket_timeout=``
+    (seconds).
 
     Args:
         redis: a ``redis://``, ``rediss://`` or ``unix://`` URL (special characters of a password
