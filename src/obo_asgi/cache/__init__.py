@@ -10,6 +10,7 @@ from .._flights import Flights
 from .._lru import LRU
 from ..errors import ConfigurationError, OboError
 from ..tokens import AccessToken, TokenKey
+from ._memcached import uncancelled
 from ._seal import Sealer, check_keys, derive_key, new_cache_key
 from ._shared import Make, SharedTokens
 from ._store import SharedCache, Store
@@ -56,7 +57,7 @@ class TokenCache:
         self._clock = clock
         self._epoch = 0
         self._keys = None if keys is None else check_keys(keys)
-        self._store = None if shared is None else Store(_check_shared(shared))
+        self._store = None if shared is None else Store(uncancelled(_check_shared(shared)))
         self._shared: SharedTokens | None = None
         self._derived_from: str | None = None
         self._opening: Flights[ConfigurationError | None] = Flights()

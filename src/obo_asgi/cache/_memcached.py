@@ -1,0 +1,64 @@
+"""Memcached by aiocache, whose client must not be cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from ._store import SharedCache
+
+__all__ = ["uncancelled"]
+
+
+def uncancelled(cache: SharedCache) -> SharedCache:
+    """Return a cache whose calls may be given up: the cache itself, unless it is memcached."""
+    is_memcached = any(cls.__name__.startswith("Memcached") for cls in type(cache).__mro__)
+    return Uncancelled(cache) if is_memcached else cache
+
+
+class Uncancelled:
+    """A cache whose calls go on to their end when their callers give up.
+
+    aiomcache puts the connection of a cancelled call back with the answer still to come, which the
+    next caller then takes for its own. So no call is cancelled, not by aiocache's time-out either;
+    the few that a hung server holds up end when it goes on, or with its connections.
+
+    Args:
+        cache: the cache.
+    """
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+        self._calls: set[asyncio.Task[Any]] = set()
+
+    async def get(self, key: str) -> Any:
+        return await self._finish(self._cache.get(key, timeout=None))
+
+    async def set(self, key: str, value: str, ttl: int) -> Any:
+        return await self._finish(self._cache.set(key, value, ttl, timeout=None))
+
+    async def add(self, key: str, value: str, ttl: int) -> Any:
+        return await self._finish(self._cache.add(key, value, ttl, timeout=None))
+
+    async def delete(self, key: str) -> Any:
+        return await self._finish(self._cache.delete(key, timeout=None))
+
+    async def close(self) -> Any:
+        loop = asyncio.get_running_loop()
+        late = [call for call in self._calls if call.get_loop() is loop]
+        for call in late:
+            call.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        return await self._cache.close()
+
+    async def _finish(self, call: Coroutine[Any, Any, Any]) -> Any:
+        task = asyncio.create_task(call)
+        self._calls.add(task)
+        task.add_done_callback(self._note)
+        return await asyncio.shield(task)
+
+    def _note(self, task: asyncio.Task[Any]) -> None:
+        self._calls.discard(task)
+        if not task.cancelled():
+            task.exception()  # its caller may have gone
