@@ -308,7 +308,7 @@ async def test_strict_raises_a_timeout(world: World, downstream: Downstream) -> 
     """With ``strict=True`` a call that is not done in time is the error that is raised."""
     with pytest.raises(DownstreamTimeoutError, match="'orders' did not answer in time"):
         await downstream.gather(
-            number(1), downstream["orders"].get("hang"), timeout=0.05, strict=True
+            number(1), downstream["orders"].get("hang"), timeout=0.5, strict=True
         )
 
     assert [0, 1] == world.cancelled
@@ -323,7 +323,7 @@ async def test_what_is_not_done_in_time_is_cancelled(world: World, downstream: D
     good, late = await downstream.gather(
         downstream["users"].get("me", into=str),
         downstream["orders"].get("hang", into=str),
-        timeout=0.05,
+        timeout=0.5,
     )
     error = late.error
 
@@ -337,7 +337,7 @@ async def test_a_timeout_that_is_let_out_is_a_504(world: World) -> None:
     """Our caller hears that somebody behind us did not answer in time."""
 
     async def handler(downstream: Downstream) -> None:
-        (part,) = await downstream.gather(downstream["users"].get("hang"), timeout=0.05)
+        (part,) = await downstream.gather(downstream["users"].get("hang"), timeout=0.3)
         _ = part.value
 
     assert 504 == (await world.request(handler)).status_code
