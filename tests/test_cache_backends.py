@@ -156,6 +156,7 @@ def cosmos(request: pytest.FixtureRequest) -> Backend:
             create_if_not_exists=True,
             prefix=prefix,
             connection_verify=False,
+            enable_endpoint_discovery=False,
         )
         return cast(Cache, cache)
 
