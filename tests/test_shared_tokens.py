@@ -46,6 +46,7 @@ class Process:
         self.seconds = 0.0
         self.lifetime = 3600.0
         self.failure: OboError | None = None
+        self.token: str | None = None
 
     async def open(self) -> Process:
         await self.cache.open("client", no_material)
@@ -55,7 +56,7 @@ class Process:
         self.exchanges += 1
         await asyncio.sleep(self.seconds)
         now = time.time()
-        text = f"token {self.exchanges} of {id(self)}"
+        text = self.token or f"token {self.exchanges} of {id(self)}"
         return self.failure or AccessToken(text, now + self.lifetime, now + self.lifetime * 0.9)
 
     async def acquire(self, key: TokenKey = KEY, held: AccessToken | None = None) -> Any:
@@ -273,6 +274,19 @@ async def test_a_fault_is_a_miss(start: Start, shared: FaultyCache, fault: Any) 
     counts = one.cache.counts
     assert (1, 1) == (one.exchanges, counts["misses"])
     assert counts["failures"] + counts["timeouts"] + counts["unreadable"]
+
+
+async def test_what_cannot_be_written_is_had_all_the_same(
+    start: Start, shared: FaultyCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A token that no cache can take is returned, and the log tells, without the token."""
+    one = await start()
+    one.token = "strange \ud800"
+    token = await one.acquire()
+    await settled()
+
+    assert (one.token, 1) == (token.token, one.cache.counts["unwritten"])
+    assert "could not be written: UnicodeEncodeError" in caplog.text
 
 
 async def test_a_hung_cache_costs_the_budget(start: Start, shared: FaultyCache) -> None:

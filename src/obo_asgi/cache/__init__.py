@@ -56,7 +56,7 @@ class TokenCache:
         self._tokens: LRU[TokenKey, AccessToken] = LRU(max_entries)
         self._clock = clock
         self._epoch = 0
-        self._keys = None if keys is None else check_keys(keys)
+        self._sealer = None if keys is None else Sealer(check_keys(keys))
         self._store = None if shared is None else Store(uncancelled(_check_shared(shared)))
         self._shared: SharedTokens | None = None
         self._derived_from: str | None = None
@@ -163,11 +163,9 @@ class TokenCache:
     ) -> ConfigurationError | None:
         try:
             if self._shared is None:
-                keys = self._keys or (await self._derive(client_id, material),)
-                self._shared = SharedTokens(
-                    store, Sealer(keys), self._forget_all, clock=self._clock
-                )
-            elif self._keys is None and client_id != self._derived_from:
+                sealer = self._sealer or Sealer([await self._derive(client_id, material)])
+                self._shared = SharedTokens(store, sealer, self._forget_all, clock=self._clock)
+            elif self._derived_from not in (None, client_id):
                 raise ConfigurationError(
                     "a TokenCache of several app registrations needs keys of its own: "
                     "TokenCache(shared=…, keys=[…])"

@@ -212,8 +212,10 @@ class Store:
     async def _quietly(self, work: Callable[[Budget], Coroutine[Any, Any, None]]) -> None:
         try:
             await work(Budget(_BACKGROUND_SECONDS))
-        except Unavailable:
+        except Exception as error:
             self.counts["unwritten"] += 1
+            if not isinstance(error, Unavailable):
+                logger.warning("the shared cache could not be written: %s", type(error).__name__)
 
 
 class _Exists(Exception):
