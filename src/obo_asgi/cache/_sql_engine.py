@@ -65,11 +65,13 @@ def create_engine(url: URL, options: dict[str, Any]) -> AsyncEngine:
     """
     try:
         return create_async_engine(url, **options)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         form = "" if "+" in url.drivername else f", or write the URL as {_form(url)}"
         raise ConfigurationError(
             f'{error.name} is missing: pip install "obo-asgi[sql]" {url.get_driver_name()}{form}'
         ) from None
+    except ImportError as error:  # of what it needs besides Python, such as unixODBC
+        raise ConfigurationError(f"the driver cannot be loaded: {error}") from None
     except (SQLAlchemyError, TypeError) as error:
         raise ConfigurationError(f"the engine's options are wrong: {error}") from None
 
