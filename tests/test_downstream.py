@@ -756,7 +756,7 @@ _pieces = st.sampled_from(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(st.lists(_pieces, max_size=8).map("".join))
 async def test_no_url_gets_past_the_fence(url: str) -> None:
     """Whatever the pieces of a URL, a request arrives below the base URL or is not sent."""
