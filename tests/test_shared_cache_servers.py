@@ -87,12 +87,14 @@ async def settled(redis: Any, number: int) -> None:
 @contextlib.contextmanager
 def workers(settings: dict[str, Any], number: int) -> Iterator[list[subprocess.Popen[str]]]:
     command = [sys.executable, "-W", "error", "-m", "tests.shared_cache_worker"]
+    unmeasured = {key: text for key, text in os.environ.items() if not key.startswith("COVERAGE")}
     with contextlib.ExitStack() as stack:
         yield [
             stack.enter_context(
                 subprocess.Popen(
                     [*command, json.dumps(settings)],
                     cwd=ROOT,
+                    env=unmeasured,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
@@ -201,27 +203,37 @@ async def test_a_failing_redis_fails_no_request(
 
     Each user comes once, so that every request asks Redis.
     """
-    users = [f"user{number}" for number in range(300)]
+    users = [f"user{number}" for number in range(100)]
     for user in users:
         entra.add_user(user)
     tokens = [entra.token(user) for user in users]
     async with process(entra, redis_server.url, KEYS) as obo:
         for token in tokens:
             await obo.verify(token)
-        healthy = await load(obo, tokens[:100])
+        healthy = await load(obo, tokens[:45])
         async with trouble(redis_server):
-            broken = await load(obo, tokens[100:200])
-        await asyncio.sleep(PERIOD + 0.1)
-        await load(obo, tokens[200:])
-        await asyncio.sleep(0.2)
+            broken = await load(obo, tokens[45:90])
+        assert 90 == entra.exchanges
+        assert broken < healthy + BUDGET + 0.05
         counts = obo._cache.counts
-    assert broken < healthy + BUDGET + 0.05
-    assert 300 == entra.exchanges
-    assert trouble is slow or counts["failures"] + counts["timeouts"] >= 1
+        assert trouble is slow or counts["failures"] + counts["timeouts"] >= 1
 
-    async with process(entra, redis_server.url, KEYS) as other:
-        await acquire(other, tokens[-1])
-    assert 300 == entra.exchanges
+        for token in tokens[90:]:  # the first should do, on a machine that is not busy
+            await asyncio.sleep(PERIOD + 0.1)
+            if await is_shared(entra, obo, redis_server.url, token):
+                break
+        else:
+            pytest.fail("the cache is not used again")
+
+
+async def is_shared(entra: FakeEntra, obo: OnBehalfOf, url: str, token: str) -> bool:
+    """Tell whether another process finds what this one has exchanged."""
+    await acquire(obo, token)
+    await asyncio.sleep(0.2)
+    before = entra.exchanges
+    async with process(entra, url, KEYS) as other:
+        await acquire(other, token)
+    return before == entra.exchanges
 
 
 # --- What stands in it ----------------------------------------------------------------------------
