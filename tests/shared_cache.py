@@ -15,6 +15,7 @@ class FaultyCache:
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         self.ends: dict[str, float] = {}
+        self.ttls: list[int] = []
         self.counts: Counter[str] = Counter()
         self.fault: Callable[[str], Any] | None = None
         self.delay = 0.0
@@ -26,6 +27,7 @@ class FaultyCache:
 
     async def set(self, key: str, value: str, ttl: int) -> Any:
         await self._enter("set", key)
+        self.ttls.append(ttl)
         self.values[key], self.ends[key] = value, time.time() + ttl
 
     async def add(self, key: str, value: str, ttl: int) -> Any:

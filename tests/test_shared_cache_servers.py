@@ -280,12 +280,18 @@ async def test_planted_values_are_misses(
         await settled(redis, 2)
     names = sorted(name for name in await redis.keys() if b":lock" not in name)
     values = [await redis.get(name) for name in names]
-    foreign = TokenCache(shared=redis_cache(redis_server.url), keys=[EARLIER])
-    await foreign.aclose()
+    await redis.flushall()
+    async with process(entra, redis_server.url, [EARLIER]) as obo:
+        for token in incoming:
+            await acquire(obo, token)
+        await settled(redis, 2)
+    foreign = [await redis.get(name) for name in names]
+    assert all(foreign)
     flipped = bytearray(base64.b64decode(values[0]))
     flipped[-1] ^= 1
     planted: list[Any] = [
         values[::-1],
+        foreign,
         [base64.b64encode(flipped)] * 2,
         [json.dumps({"access_token": right[0]}).encode()] * 2,
         [right[1].encode()] * 2,

@@ -213,7 +213,7 @@ class OnBehalfOf:
             CacheUnavailableError: the shared cache does not answer; only this process knows.
         """
         await self._open_once()
-        await self._cache.purge(self.registration.client_id, tenant_id.lower(), oid)
+        await self._cache.purge(self.registration.client_id, tenant_id, oid)
 
     def made(self, value: object) -> TypeGuard[Downstream]:
         """Tell whether a value is a `Downstream` that this object made."""

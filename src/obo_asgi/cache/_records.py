@@ -43,10 +43,10 @@ def name_of(key: TokenKey) -> str:
 
 
 def purge_name(client_id: str, tenant_id: str, owner: str) -> str:
-    """Return the name of the moment at which a user was purged."""
+    """Return the name of the moment at which a user was purged, however the ids are spelled."""
     parts = b"".join(
         len(part).to_bytes(8, "big") + part
-        for part in (text.encode() for text in (_PURGE, client_id, tenant_id, owner))
+        for part in (text.lower().encode() for text in (_PURGE, client_id, tenant_id, owner))
     )
     return _PREFIX + hashlib.sha256(parts).hexdigest()
 
