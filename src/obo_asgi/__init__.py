@@ -24,6 +24,10 @@ from .errors import (
     InvalidTokenError,
     KeysUnavailableError,
     OboError,
+    SessionConflictError,
+    SessionExpiredError,
+    SessionNotFoundError,
+    SessionUnreadableError,
     TokenAcquisitionError,
 )
 from .middleware import SCOPE_KEY, OnBehalfOfMiddleware, downstream_from
@@ -63,6 +67,10 @@ __all__ = [
     "ProtectedResource",
     "RequestOptions",
     "SCOPE_KEY",
+    "SessionConflictError",
+    "SessionExpiredError",
+    "SessionNotFoundError",
+    "SessionUnreadableError",
     "TokenAcquisitionError",
     "TokenCache",
     "User",

@@ -53,9 +53,15 @@ class Flights(Generic[T]):
                 raise
         raise RuntimeError("closed while somebody was waiting")
 
-    async def aclose(self) -> None:
-        """Cancel what is under way in the running loop and wait until it has ended."""
+    async def aclose(self, seconds: float = 0) -> None:
+        """Cancel what is under way in the running loop and wait until it has ended.
+
+        Args:
+            seconds: how long it has until it is cancelled.
+        """
         tasks = list(self._by_loop.pop(asyncio.get_running_loop(), {}).values())
+        if tasks and seconds:
+            await asyncio.wait(tasks, timeout=seconds)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

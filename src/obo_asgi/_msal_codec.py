@@ -20,10 +20,13 @@ from .config import AppRegistration
 if TYPE_CHECKING:
     from msal import ConfidentialClientApplication, ManagedIdentityClient
 
-__all__ = ["Call", "NeedsIO", "build_managed_identity", "build_msal", "run"]
+__all__ = ["CAPABILITIES_CLAIMS", "Call", "NeedsIO", "build_managed_identity", "build_msal", "run"]
 
 CLIENT_CAPABILITIES: Final = ["cp1"]
 """We handle claims challenges (continuous access evaluation)."""
+
+CAPABILITIES_CLAIMS: Final = '{"access_token":{"xms_cc":{"values":["cp1"]}}}'
+"""The same as a claims request, for the grant with which MSAL does not send it by itself."""
 
 Call = Callable[[], dict[str, Any]]
 """A call of an MSAL client, which is made once up to each request, and once with all answers."""

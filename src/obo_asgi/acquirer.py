@@ -15,10 +15,13 @@ from .cache import TokenCache
 from .errors import (
     AccessDeniedError,
     AssertionRejectedError,
+    CacheUnavailableError,
     InteractionRequiredError,
     InvalidTokenError,
     KeysUnavailableError,
     OboError,
+    SessionExpiredError,
+    SessionNotFoundError,
     TokenAcquisitionError,
     clone_error,
 )
@@ -32,6 +35,7 @@ _DENIED_SECONDS = 60.0
 _CONFIGURATION_SECONDS = 5.0
 _ALERT_INTERVAL = 60.0
 _MAX_ALERTS = 100
+_SESSION_ERRORS = (CacheUnavailableError, SessionExpiredError, SessionNotFoundError)
 
 
 class _Failure(NamedTuple):
@@ -91,7 +95,12 @@ class Acquirer:
         Raises:
             TokenAcquisitionError: as the tree says.
             KeysUnavailableError: the metadata that names the token endpoint cannot be had.
+            SessionNotFoundError: the grant is of a session, which was ended.
+            SessionExpiredError: its time is up, or Entra takes its refresh token no more.
+            CacheUnavailableError: it cannot be read.
         """
+        if not grant.is_current:
+            await grant.confirm()
         key = grant.key(scopes, claims)
         token = self._recall(key, grant)
         if token is not None:
@@ -107,6 +116,8 @@ class Acquirer:
         self, grant: Grant, scopes: tuple[str, ...], claims: str | None = None
     ) -> AccessToken | None:
         """Return the token that `acquire_token` would return without waiting, if there is one."""
+        if not grant.is_current:
+            return None
         return self._recall(grant.key(scopes, claims), grant)
 
     def drop(
@@ -173,7 +184,12 @@ class Acquirer:
             token = await grant.redeem(
                 self._endpoint, key.scopes, claims=key.claims, correlation_id=correlation_id
             )
-        except (TokenAcquisitionError, InvalidTokenError, KeysUnavailableError) as error:
+        except (
+            TokenAcquisitionError,
+            InvalidTokenError,
+            KeysUnavailableError,
+            *_SESSION_ERRORS,
+        ) as error:
             # The traceback would keep the frames, and the token in them, alive.
             failure = clone_error(error)
         else:
@@ -216,7 +232,14 @@ def _memory_of(error: OboError) -> float:
     """Return for how many seconds a failure is remembered."""
     if isinstance(error, InteractionRequiredError):
         return _INTERACTION_SECONDS
-    if isinstance(error, AccessDeniedError | AssertionRejectedError | InvalidTokenError):
+    if isinstance(
+        error,
+        AccessDeniedError
+        | AssertionRejectedError
+        | InvalidTokenError
+        | SessionExpiredError
+        | SessionNotFoundError,
+    ):
         return _DENIED_SECONDS
     retry_after = getattr(error, "retry_after", None)
     return _CONFIGURATION_SECONDS if retry_after is None else float(retry_after)

@@ -11,6 +11,11 @@
     │  ├─ InteractionRequiredError            the user must consent or step up
     │  ├─ AccessDeniedError                   policy says no; nothing the user can do here
     │  └─ AssertionRejectedError              Entra refuses the caller's token
+    ├─ SessionNotFoundError                   no session of this key, or it is not the caller's
+    ├─ SessionExpiredError                    the session has ended, or Entra has ended it
+    ├─ SessionConflictError                   the key is that of somebody else's session
+    ├─ CacheUnavailableError                  the shared cache does not answer
+    │  └─ SessionUnreadableError              the session is there, for a process with other keys
     └─ DownstreamError                        the downstream API failed
        └─ DownstreamTimeoutError
 
@@ -38,6 +43,10 @@ __all__ = [
     "InvalidTokenError",
     "KeysUnavailableError",
     "OboError",
+    "SessionConflictError",
+    "SessionExpiredError",
+    "SessionNotFoundError",
+    "SessionUnreadableError",
     "TokenAcquisitionError",
 ]
 
@@ -117,6 +126,47 @@ class CacheUnavailableError(OboError):
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class SessionUnreadableError(CacheUnavailableError):
+    """A session is there, but this process cannot open it: its keys, or its version, are older.
+
+    It is left as it is, because another process can open it; put the key that it was sealed with
+    into this process's ring.
+    """
+
+
+class SessionNotFoundError(OboError):
+    """There is no such session: it was never started, was ended, or is not the caller's."""
+
+    def __init__(self, message: str = "there is no session of this key") -> None:
+        super().__init__(message)
+
+
+class SessionExpiredError(OboError):
+    """The session has reached the end of its lifetime, or Entra takes its refresh token no more.
+
+    The user has to call again, so that a new session can be started.
+
+    Args:
+        error_codes: Entra's AADSTS numbers, for people.
+        correlation_id: the id to give to Microsoft's support.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        error_codes: Sequence[int] = (),
+        correlation_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.error_codes = tuple(error_codes)
+        self.correlation_id = correlation_id
+
+
+class SessionConflictError(OboError):
+    """The key names the session of another user, which stays as it is."""
 
 
 class TokenAcquisitionError(OboError):

@@ -16,6 +16,7 @@ from .errors import AuthenticationRequiredError, ConfigurationError, OboError
 from .on_behalf_of import OnBehalfOf
 from .protected_resource import ProtectedResource
 from .responses import ErrorResponse, error_response, metadata_response
+from .sessions import Requester, requester
 from .tokens import AnonymousUser, Credentials
 
 __all__ = ["SCOPE_KEY", "OnBehalfOfMiddleware", "downstream_from"]
@@ -158,9 +159,13 @@ class OnBehalfOfMiddleware:
 
     async def _call(self, outer: Scope, inner: Scope, receive: Receive, send: Send) -> None:
         downstream = inner[SCOPE_KEY]
+        request = Requester(None if downstream is None else downstream.user)
+        before = requester.set(request)
         try:
             await self.app(inner, receive, send)
         finally:
+            requester.reset(before)
+            request.is_over = True
             if downstream is not None and inner is not outer:
                 downstream.close()
 

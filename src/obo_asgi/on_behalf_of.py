@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self, TypeGuard
 from urllib.parse import urlencode
@@ -24,6 +25,7 @@ from .config import (
 from .downstream import Caller, Downstream, DownstreamContext
 from .errors import ConfigurationError
 from .metadata import Metadata
+from .sessions import Sessions
 from .tenants import TenantPolicy
 from .token_endpoint import TokenEndpoint
 from .tokens import OnBehalfOfGrant, User, token_digest
@@ -95,8 +97,16 @@ class OnBehalfOf:
         )
         self._cache = TokenCache() if cache is None else cache
         self._acquirer = Acquirer(self._endpoint, self._cache)
+        self._sessions = Sessions(
+            self._cache, authority=registration.authority, client_id=registration.client_id
+        )
         self._context = DownstreamContext(
-            registration, self._apis, self._acquirer, self._clients.get, self._open_once
+            registration,
+            self._apis,
+            self._acquirer,
+            self._sessions,
+            self._clients.get,
+            self._open_once,
         )
 
     async def open(self) -> None:
@@ -178,6 +188,55 @@ class OnBehalfOf:
             )
         return Downstream(Caller(self._context, tenant_id, None, Trace()).as_app(), None)
 
+    @asynccontextmanager
+    async def resume_session(self, key: str) -> AsyncIterator[Downstream]:
+        """Give the downstream APIs, called as the user of a session, until the block ends.
+
+        In the request of another user, or of an anonymous caller, the session is not found. A
+        session that is ended elsewhere ends here within a minute.
+
+        Args:
+            key: what `Downstream.start_session` returned, or your own that it was given.
+
+        Raises:
+            SessionNotFoundError: there is no such session: never started, ended, or not the
+                caller's.
+            SessionExpiredError: its time is up. (When an API is called: or Entra takes its refresh
+                token no more, and it is deleted.)
+            CacheUnavailableError: the shared cache does not answer; `SessionUnreadableError` if
+                this process lacks the key that the session was sealed with.
+        """
+        await self._open_once()
+        grant = await self._sessions.resume(key)
+        user = grant.user
+        async with Downstream(Caller(self._context, user.tid, grant, Trace()), user) as downstream:
+            yield downstream
+
+    async def end_session(self, key: str) -> None:
+        """End a session, if there is one; in a request, if it is the caller's.
+
+        Args:
+            key: the session's.
+
+        Raises:
+            CacheUnavailableError: the shared cache does not answer; the session may go on.
+        """
+        await self._open_once()
+        await self._sessions.end(key)
+
+    async def end_sessions(self, tenant_id: str, oid: str) -> None:
+        """End all sessions that a user has started so far, in every process within a minute.
+
+        Args:
+            tenant_id: the user's tenant (``user.tid``).
+            oid: the user's object id (``user.oid``).
+
+        Raises:
+            CacheUnavailableError: the shared cache does not answer; sessions may go on.
+        """
+        await self._open_once()
+        await self._sessions.end_all(tenant_id, oid)
+
     def admin_consent_url(
         self, tenant_id: str, *, redirect_uri: str, state: str | None = None
     ) -> str:
@@ -203,7 +262,8 @@ class OnBehalfOf:
     async def purge(self, tenant_id: str, oid: str) -> None:
         """Make the tokens that a user has had so far worthless, in every process within a minute.
 
-        The user's next request is exchanged anew, as far as Entra agrees.
+        The user's sessions are ended too. The next request is exchanged anew, as far as Entra
+        agrees.
 
         Args:
             tenant_id: the user's tenant (``user.tid``).
@@ -225,15 +285,12 @@ class OnBehalfOf:
         Raises:
             ConfigurationError: it is no list of names, or no API is called so.
         """
-        if isinstance(names, str):
-            raise ConfigurationError(f"{argument} must be a list: [{names!r}], not {names!r}")
-        for name in names:
-            self._context.api(name)
-        return tuple(names)
+        return self._context.check_names(names, argument)
 
     async def aclose(self) -> None:
         """End what is under way in the running event loop and close our own HTTP client."""
         await self._acquirer.aclose()
+        await self._sessions.aclose()
         await self._endpoint.aclose()
         await self._authenticator.aclose()
         for metadata in self._metadata.values():

@@ -30,6 +30,9 @@ from .errors import (
     InteractionRequiredError,
     InvalidTokenError,
     KeysUnavailableError,
+    SessionConflictError,
+    SessionExpiredError,
+    SessionNotFoundError,
     TokenAcquisitionError,
 )
 from .interaction import find_interactions, merge_interactions
@@ -105,6 +108,8 @@ def _answer(error: BaseException, resource: ProtectedResource | None) -> ErrorRe
             return _refusal(None, "an access token is required", resource)
         case ExpiredTokenError():
             return _refusal("invalid_token", "the access token has expired", resource)
+        case SessionExpiredError():
+            return _refusal("invalid_token", "the session has ended: sign in again", resource)
         case InvalidTokenError() | AssertionRejectedError():
             return _refusal("invalid_token", "the access token is not accepted", resource)
         case InsufficientScopeError():
@@ -113,6 +118,10 @@ def _answer(error: BaseException, resource: ProtectedResource | None) -> ErrorRe
             return _interaction(error, resource)
         case AccessDeniedError():
             return _json(403, {"error": "access_denied", "error_description": "access is denied"})
+        case SessionNotFoundError():
+            return _problem(404)
+        case SessionConflictError():
+            return _problem(409)
         case KeysUnavailableError() | CacheUnavailableError():
             return _problem(503, retry_after=error.retry_after)
         case TokenAcquisitionError():

@@ -16,12 +16,13 @@ import msgspec
 from ._flights import Flights
 from ._http import Fetched, FetchFailed, fetch
 from ._lru import LRU
-from ._msal_codec import Call, NeedsIO, build_msal, run
+from ._msal_codec import CAPABILITIES_CLAIMS, Call, NeedsIO, build_msal, run
 from ._types import HTTPClient, Secret
 from .config import AppRegistration
 from .entra_errors import acquisition_error, unreachable
 from .errors import TokenAcquisitionError
-from .tokens import AccessToken
+from .interaction import merge_claims
+from .tokens import AccessToken, Issued
 
 if TYPE_CHECKING:
     from msal import ConfidentialClientApplication
@@ -87,7 +88,7 @@ class TokenEndpoint:
         *,
         claims: str | None,
         correlation_id: str,
-    ) -> AccessToken:
+    ) -> Issued:
         """Exchange the user's access token for one for a downstream API (RFC 7523, OBO).
 
         Raises:
@@ -108,6 +109,35 @@ class TokenEndpoint:
 
         return await self._acquire(tenant_id, call, scopes, correlation_id)
 
+    async def refresh(
+        self,
+        tenant_id: str,
+        refresh_token: Secret,
+        scopes: tuple[str, ...],
+        *,
+        claims: str | None,
+        correlation_id: str,
+    ) -> Issued:
+        """Redeem a refresh token, which a newer one may take the place of (RFC 6749 section 6).
+
+        Raises:
+            As `on_behalf_of`; an AssertionRejectedError if the refresh token is of no use any more.
+        """
+        # MSAL leaves the client's capabilities out here: the token would know of no revocation.
+        wanted = merge_claims([CAPABILITIES_CLAIMS, *([claims] if claims else [])])
+
+        def call(
+            msal: ConfidentialClientApplication, authentication: ClientAuthentication
+        ) -> dict[str, Any]:
+            result: dict[str, Any] = msal.acquire_token_by_refresh_token(
+                refresh_token.reveal(),
+                list(scopes),
+                data={**authentication.fields(), "claims": wanted},
+            )
+            return result
+
+        return await self._acquire(tenant_id, call, scopes, correlation_id)
+
     async def client_credentials(
         self,
         tenant_id: str,
@@ -115,7 +145,7 @@ class TokenEndpoint:
         *,
         claims: str | None,
         correlation_id: str,
-    ) -> AccessToken:
+    ) -> Issued:
         """Get a token for the app itself (RFC 6749 section 4.4).
 
         Raises:
@@ -134,7 +164,7 @@ class TokenEndpoint:
 
     async def _acquire(
         self, tenant_id: str, call: _Call, scopes: tuple[str, ...], correlation_id: str
-    ) -> AccessToken:
+    ) -> Issued:
         msal = await self._msal_client(tenant_id)
         audience: str = msal.authority.token_endpoint
         fields = await self._authenticator.authenticate(audience, correlation_id)
@@ -144,14 +174,14 @@ class TokenEndpoint:
             if again is not None:
                 logger.warning("the client credential was refused and has been read anew")
                 outcome = await self._exchange(partial(call, msal, again), scopes, correlation_id)
-        if isinstance(outcome, AccessToken):
+        if isinstance(outcome, Issued):
             return outcome
         # Raised here, so that no frame of its traceback holds what Entra wrote.
         raise outcome
 
     async def _exchange(
         self, call: Call, scopes: tuple[str, ...], correlation_id: str
-    ) -> AccessToken | TokenAcquisitionError:
+    ) -> Issued | TokenAcquisitionError:
         request = run(call, [])
         if not isinstance(request, NeedsIO):
             raise RuntimeError("MSAL answered without asking the token endpoint")
@@ -205,12 +235,14 @@ def _read(
     answer: Fetched,
     scopes: tuple[str, ...],
     correlation_id: str,
-) -> AccessToken | TokenAcquisitionError:
+) -> Issued | TokenAcquisitionError:
     body = _json_object(answer.body)
     if answer.status_code == 200 and body:
         result = run(call, [answer])
         token = None if isinstance(result, NeedsIO) else _access_token(result)
-        return token or unreachable(correlation_id)
+        if isinstance(result, NeedsIO) or token is None:
+            return unreachable(correlation_id)
+        return Issued(token, _refresh_token(result))
     return acquisition_error(
         body,
         status_code=answer.status_code,
@@ -239,6 +271,11 @@ def _access_token(result: Mapping[str, Any]) -> AccessToken | None:
     refresh_in = refresh_on - now if refresh_on > now else max(lifetime - _EARLY, lifetime / 2)
     refresh_in = min(refresh_in, lifetime) * random.uniform(0.9, 1.0)  # noqa: S311
     return AccessToken(token, now + lifetime, now + refresh_in)
+
+
+def _refresh_token(result: Mapping[str, Any]) -> Secret | None:
+    text = result.get("refresh_token")
+    return Secret(text) if isinstance(text, str) and text else None
 
 
 def _number(value: object) -> float:

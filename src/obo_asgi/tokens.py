@@ -18,6 +18,7 @@ __all__ = [
     "AppGrant",
     "Credentials",
     "Grant",
+    "Issued",
     "OnBehalfOfGrant",
     "TokenEndpoint",
     "TokenKey",
@@ -108,6 +109,14 @@ class AccessToken:
         raise TypeError("an AccessToken is not pickled; acquire it where it is needed")
 
 
+class Issued(NamedTuple):
+    """What Entra's token endpoint gives."""
+
+    token: AccessToken
+    refresh_token: Secret | None = None
+    """What gets more tokens when the user is gone; for sessions alone."""
+
+
 class TokenKey(NamedTuple):
     """Everything that a token depends on; two different keys never share a token."""
 
@@ -146,7 +155,17 @@ class TokenEndpoint(Protocol):
         *,
         claims: str | None,
         correlation_id: str,
-    ) -> AccessToken: ...
+    ) -> Issued: ...
+
+    async def refresh(
+        self,
+        tenant_id: str,
+        refresh_token: Secret,
+        scopes: tuple[str, ...],
+        *,
+        claims: str | None,
+        correlation_id: str,
+    ) -> Issued: ...
 
     async def client_credentials(
         self,
@@ -155,11 +174,20 @@ class TokenEndpoint(Protocol):
         *,
         claims: str | None,
         correlation_id: str,
-    ) -> AccessToken: ...
+    ) -> Issued: ...
 
 
 class Grant(Protocol):
     """A right to get tokens: a user's call, a session, or the app itself."""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the right is known to stand, so that a token in memory may be used."""
+        ...
+
+    async def confirm(self) -> None:
+        """Make sure that the right still stands."""
+        ...
 
     def key(self, scopes: tuple[str, ...], claims: str | None) -> TokenKey:
         """Return what a token of this grant is kept under."""
@@ -190,6 +218,8 @@ class OnBehalfOfGrant:
 
     __slots__ = ("_assertion", "_authority", "_client_id", "_digest", "_user")
 
+    is_current = True
+
     def __init__(
         self, user: User, assertion: Secret, digest: bytes, *, authority: str, client_id: str
     ) -> None:
@@ -198,6 +228,9 @@ class OnBehalfOfGrant:
         self._digest = digest
         self._authority = authority
         self._client_id = client_id
+
+    async def confirm(self) -> None:
+        """It stands as long as the request."""
 
     def key(self, scopes: tuple[str, ...], claims: str | None) -> TokenKey:
         user = self._user
@@ -220,6 +253,18 @@ class OnBehalfOfGrant:
         claims: str | None,
         correlation_id: str,
     ) -> AccessToken:
+        issued = await self.exchange(endpoint, scopes, claims=claims, correlation_id=correlation_id)
+        return issued.token
+
+    async def exchange(
+        self,
+        endpoint: TokenEndpoint,
+        scopes: tuple[str, ...],
+        *,
+        claims: str | None,
+        correlation_id: str,
+    ) -> Issued:
+        """Exchange the user's access token, also for a refresh token."""
         if self._user.expires_at - _ASSERTION_MARGIN < time.time():
             raise ExpiredTokenError("the token is about to expire, too late to exchange it")
         return await endpoint.on_behalf_of(
@@ -238,10 +283,15 @@ class AppGrant:
 
     __slots__ = ("_authority", "_client_id", "_tenant_id")
 
+    is_current = True
+
     def __init__(self, tenant_id: str, *, authority: str, client_id: str) -> None:
         self._tenant_id = tenant_id
         self._authority = authority
         self._client_id = client_id
+
+    async def confirm(self) -> None:
+        """It always stands."""
 
     def key(self, scopes: tuple[str, ...], claims: str | None) -> TokenKey:
         scope = default_scope(scopes)
@@ -258,7 +308,7 @@ class AppGrant:
         correlation_id: str,
     ) -> AccessToken:
         try:
-            return await endpoint.client_credentials(
+            issued = await endpoint.client_credentials(
                 self._tenant_id, scopes, claims=claims, correlation_id=correlation_id
             )
         except InteractionRequiredError as error:
@@ -271,6 +321,8 @@ class AppGrant:
                 hint="an administrator has to look at its permissions, and at the Conditional "
                 "Access policies for workload identities; no user can mend it",
             )
+        else:
+            return issued.token
         raise failure
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import secrets
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
@@ -11,11 +13,32 @@ from .._lru import LRU
 from ..errors import ConfigurationError, OboError
 from ..tokens import AccessToken, TokenKey
 from ._memcached import uncancelled
+from ._memory import MemoryCache
 from ._seal import Sealer, check_keys, derive_key, new_cache_key
+from ._sessions import (
+    MAX_LIFETIME,
+    RECORD_FORMAT,
+    SessionRecord,
+    SessionRecords,
+    session_name,
+)
 from ._shared import Make, SharedTokens
 from ._store import SharedCache, Store
 
-__all__ = ["SharedCache", "TokenCache", "new_cache_key"]
+__all__ = [
+    "MAX_LIFETIME",
+    "RECORD_FORMAT",
+    "SessionRecord",
+    "SessionRecords",
+    "SharedCache",
+    "TokenCache",
+    "new_cache_key",
+    "session_name",
+]
+
+logger = logging.getLogger(__name__)
+
+_MAX_SESSIONS = 10_000
 
 Material = Callable[[], Awaitable[bytes | None]]
 """Brings what a key may be derived from: a client secret, or the private key of a certificate."""
@@ -59,6 +82,8 @@ class TokenCache:
         self._sealer = None if keys is None else Sealer(check_keys(keys))
         self._store = None if shared is None else Store(uncancelled(_check_shared(shared)))
         self._shared: SharedTokens | None = None
+        self._sessions: SessionRecords | None = None
+        self._memory: Store | None = None
         self._derived_from: str | None = None
         self._opening: Flights[ConfigurationError | None] = Flights()
 
@@ -138,6 +163,39 @@ class TokenCache:
         self._forget_all()
         if self._shared is not None:
             await self._shared.purge(client_id, tenant_id, oid)
+        if self._sealer is not None or self._sessions is not None:
+            await self.sessions.end_all(client_id, tenant_id, oid)
+
+    @property
+    def sessions(self) -> SessionRecords:
+        """The long-running sessions: in the shared cache, or in memory where there is none.
+
+        Raises:
+            ConfigurationError: the shared cache has no keys of its own.
+        """
+        if self._sessions is None:
+            self._sessions = self._shared_sessions() or self._sessions_in_memory()
+        return self._sessions
+
+    def _shared_sessions(self) -> SessionRecords | None:
+        if self._store is None:
+            return None
+        if self._sealer is None:
+            raise ConfigurationError(
+                "sessions outlive a client secret, so a shared cache that holds them needs keys "
+                "of its own: TokenCache(shared=…, keys=[key]), with a key that "
+                "python -c 'import obo_asgi; print(obo_asgi.new_cache_key())' makes"
+            )
+        return SessionRecords(self._store, self._sealer, clock=self._clock)
+
+    def _sessions_in_memory(self) -> SessionRecords:
+        logger.warning(
+            "sessions are kept in the memory of this process: no other process will find them, "
+            "and they end with it; for workers give TokenCache a shared cache"
+        )
+        self._memory = Store(MemoryCache(_MAX_SESSIONS, clock=self._clock))
+        sealer = Sealer([secrets.token_bytes(32)])
+        return SessionRecords(self._memory, sealer, clock=self._clock)
 
     @property
     def counts(self) -> Counter[str]:
@@ -149,6 +207,8 @@ class TokenCache:
         await self._opening.aclose()
         if self._shared is not None:
             await self._shared.aclose()
+        if self._memory is not None:
+            await self._memory.aclose()
 
     def __len__(self) -> int:
         return len(self._tokens)

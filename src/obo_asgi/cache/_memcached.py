@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
 
 from ._store import SharedCache
 
 __all__ = ["uncancelled"]
+
+_LONGEST_RELATIVE: Final = 30 * 24 * 3600
 
 
 def uncancelled(cache: SharedCache) -> SharedCache:
@@ -36,10 +39,10 @@ class Uncancelled:
         return await self._finish(self._cache.get(key, timeout=None))
 
     async def set(self, key: str, value: str, ttl: int) -> Any:
-        return await self._finish(self._cache.set(key, value, ttl, timeout=None))
+        return await self._finish(self._cache.set(key, value, _exptime(ttl), timeout=None))
 
     async def add(self, key: str, value: str, ttl: int) -> Any:
-        return await self._finish(self._cache.add(key, value, ttl, timeout=None))
+        return await self._finish(self._cache.add(key, value, _exptime(ttl), timeout=None))
 
     async def delete(self, key: str) -> Any:
         return await self._finish(self._cache.delete(key, timeout=None))
@@ -62,3 +65,8 @@ class Uncancelled:
         self._calls.discard(task)
         if not task.cancelled():
             task.exception()  # its caller may have gone
+
+
+def _exptime(ttl: int) -> int:
+    """Return when a value leaves, as memcached has it: seconds up to 30 days, then a date."""
+    return ttl if ttl <= _LONGEST_RELATIVE else int(time.time()) + ttl

@@ -9,7 +9,17 @@ import msgspec
 from ..tokens import AccessToken, TokenKey
 from ._seal import Sealer, Unreadable
 
-__all__ = ["PURGES", "name_of", "open_time", "open_token", "purge_name", "seal_time", "seal_token"]
+__all__ = [
+    "PURGES",
+    "hashed_name",
+    "lock_of",
+    "name_of",
+    "open_time",
+    "open_token",
+    "purge_name",
+    "seal_time",
+    "seal_token",
+]
 
 _PREFIX = "obo:1:"  # the number is that of the format
 
@@ -42,13 +52,21 @@ def name_of(key: TokenKey) -> str:
     return _PREFIX + key.digest()
 
 
+def lock_of(name: str) -> str:
+    """Return the name of the lock of whoever may change what stands under a name."""
+    return f"{name}:lock"
+
+
 def purge_name(client_id: str, tenant_id: str, owner: str) -> str:
     """Return the name of the moment at which a user was purged, however the ids are spelled."""
-    parts = b"".join(
-        len(part).to_bytes(8, "big") + part
-        for part in (text.lower().encode() for text in (_PURGE, client_id, tenant_id, owner))
-    )
-    return _PREFIX + hashlib.sha256(parts).hexdigest()
+    return hashed_name(*(text.lower() for text in (_PURGE, client_id, tenant_id, owner)))
+
+
+def hashed_name(*texts: str) -> str:
+    """Return a name that tells nothing; different texts never share one."""
+    parts = (text.encode() for text in texts)
+    joined = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+    return _PREFIX + hashlib.sha256(joined).hexdigest()
 
 
 def seal_token(sealer: Sealer, name: str, key: TokenKey, token: AccessToken) -> str:

@@ -16,6 +16,7 @@ from ..errors import CacheUnavailableError, ConfigurationError, OboError
 from ..tokens import AccessToken, TokenKey, token_digest
 from ._records import (
     PURGES,
+    lock_of,
     name_of,
     open_time,
     open_token,
@@ -119,7 +120,7 @@ class SharedTokens:
                 await self._look(budget)
             while (token := await self._find(name, key, held, budget)) is None and lock is None:
                 mine = secrets.token_hex(16)
-                if await self._store.add(_lock_of(name), mine, self._lease, budget):
+                if await self._store.add(lock_of(name), mine, self._lease, budget):
                     lock = mine  # and look again: it may have come in between
                 elif time.monotonic() >= give_up_at:
                     break
@@ -257,16 +258,9 @@ class SharedTokens:
         ttl = math.ceil(token.expires_at - self._clock())
         if ttl >= 1:
             await self._store.set(name, seal_token(self._sealer, name, key, token), ttl, budget)
-        await self._unlock(name, lock, budget)
+        if lock is not None:
+            await self._store.unlock(lock_of(name), lock, budget)
 
     def _release(self, name: str, lock: str | None) -> None:
         if lock is not None:
-            self._store.in_background(partial(self._unlock, name, lock))
-
-    async def _unlock(self, name: str, lock: str | None, budget: Budget) -> None:
-        if lock is not None and await self._store.get(_lock_of(name), budget) == lock:
-            await self._store.delete(_lock_of(name), budget)
-
-
-def _lock_of(name: str) -> str:
-    return f"{name}:lock"
+            self._store.in_background(partial(self._store.unlock, lock_of(name), lock))

@@ -151,6 +151,15 @@ class Store:
         """
         await self._ask(self._cache.delete, (name,), budget)
 
+    async def unlock(self, lock: str, mine: str, budget: Budget) -> None:
+        """Give up a lock that was taken by `add`, if it is still one's own.
+
+        Raises:
+            Unavailable: it stays until its time is up.
+        """
+        if await self.get(lock, budget) == mine:
+            await self.delete(lock, budget)
+
     def in_background(self, work: Callable[[Budget], Coroutine[Any, Any, None]]) -> None:
         """Do something that nobody waits for; when too much of it is under way, leave it."""
         if not self._background.start(self._quietly(work)):

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
+from ..errors import AccessDeniedError, ConfigurationError, InteractionRequiredError
+from ..sessions import DEFAULT_LIFETIME, new_session_key
 from ..tokens import User
 from ._api_client import APIClient
 from ._caller import Caller, DownstreamContext
@@ -83,6 +85,63 @@ class Downstream:
         Their tokens hold the app roles that an administrator granted, and no user.
         """
         return Downstream(self._caller.as_app(), None)
+
+    async def start_session(
+        self,
+        key: str | None = None,
+        apis: Iterable[str] | None = None,
+        *,
+        lifetime: float = DEFAULT_LIFETIME,
+        idle_timeout: float | None = None,
+    ) -> str:
+        """Start a session, by whose key a worker calls the APIs as this user, and return the key.
+
+        The worker says ``obo.resume_session(key)``, in this process or in another that shares the
+        cache, also when the user's token has long ended. A session that this user has under the
+        same key already is renewed.
+
+        Args:
+            key: the session's; a new random one if left out, which is to be kept as a secret is. A
+                key of your own, such as a job's id, must never come from a caller.
+            apis: the only APIs, by name, that the session may call, with their configured scopes;
+                their tokens are acquired now, so that a missing consent is known now. All if left
+                out, and only one of them is tried.
+            lifetime: seconds after which the session ends, at most 90 days.
+            idle_timeout: seconds without use after which it ends; None for no such limit.
+
+        Raises:
+            InteractionRequiredError: the user has something to do first.
+            TokenAcquisitionError: no token, or no refresh token, for another reason.
+            SessionConflictError: another user has a session under this key; it stays as it is.
+            ConfigurationError: an argument is wrong, or the shared cache has no keys of its own.
+            CacheUnavailableError: the shared cache does not answer.
+            RuntimeError: there is no user's request at hand.
+        """
+        context = self._caller.context
+        scopes: tuple[str, ...] | None = None
+        if apis is not None:
+            apis = context.check_names(apis, "apis")
+            scopes = tuple(sorted({scope for name in apis for scope in context.api(name).scopes}))
+        key = new_session_key() if key is None else key
+        async with self._caller.start_session(
+            self.user, key=key, scopes=scopes, lifetime=lifetime, idle_timeout=idle_timeout
+        ) as (caller, session):
+            first = Downstream(caller, self._user)
+            await (first._acquire_any() if apis is None else first.acquire_tokens(apis))
+            await session.save()
+        return key
+
+    async def _acquire_any(self) -> None:
+        """Acquire the token for one API, the first for which that is possible."""
+        refusal: InteractionRequiredError | AccessDeniedError | None = None
+        for name in self._caller.context.apis:
+            try:
+                await self[name].acquire_token()
+            except (InteractionRequiredError, AccessDeniedError) as error:
+                refusal = refusal or error
+            else:
+                return
+        raise refusal or ConfigurationError("a session needs an API: OnBehalfOf(downstream={…})")
 
     def close(self) -> None:
         """End it: from now on every call raises RuntimeError."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
@@ -13,11 +14,12 @@ from ..acquirer import Acquirer
 from ..config import AppRegistration, DownstreamAPI
 from ..errors import AccessDeniedError, ConfigurationError, InteractionRequiredError
 from ..interaction import authorize_url, consent_url
-from ..tokens import AccessToken, AppGrant, Grant
+from ..sessions import Sessions, StartingSession
+from ..tokens import AccessToken, AppGrant, Grant, OnBehalfOfGrant, User
 
 _ENDED: Final = (
-    "this Downstream ended with its request; for work that goes on after the response, "
-    "call start_session() during the request and resume the session"
+    "this Downstream ended with its request, or its `async with`; for work that goes on after the "
+    "response, call start_session() during the request and resume the session"
 )
 
 called_api: ContextVar[str] = ContextVar("obo_asgi_called_api", default="")
@@ -31,6 +33,7 @@ class DownstreamContext:
     registration: AppRegistration
     apis: Mapping[str, DownstreamAPI]
     acquirer: Acquirer
+    sessions: Sessions
     client: Callable[[], HTTPClient]
     open: Callable[[], Awaitable[None]]
 
@@ -48,6 +51,19 @@ class DownstreamContext:
                 f"no downstream API is called {name!r} (configured: {known}); "
                 "add it to OnBehalfOf(downstream={…})"
             ) from None
+
+    def check_names(self, names: Iterable[str], argument: str) -> tuple[str, ...]:
+        """Return the names of APIs that an argument lists.
+
+        Raises:
+            ConfigurationError: it is no list of names, or no API is called so.
+        """
+        if isinstance(names, str):
+            raise ConfigurationError(f"{argument} must be a list: [{names!r}], not {names!r}")
+        listed = tuple(names)
+        for name in listed:
+            self.api(name)
+        return listed
 
 
 class Caller:
@@ -82,6 +98,40 @@ class Caller:
     def as_app(self) -> Caller:
         """Return the app itself, in the same tenant and for as long as this caller."""
         return Caller(self.context, self._tenant_id, self._app_grant(), self.trace, parent=self)
+
+    @asynccontextmanager
+    async def start_session(
+        self,
+        user: User,
+        *,
+        key: str,
+        scopes: tuple[str, ...] | None,
+        lifetime: float,
+        idle_timeout: float | None,
+    ) -> AsyncIterator[tuple[Caller, StartingSession]]:
+        """Give a session that starts, as a caller whose first tokens are its own.
+
+        Raises:
+            RuntimeError: there is no user's request at hand.
+        """
+        if self._has_ended:
+            raise RuntimeError(_ENDED)
+        grant = self._grant
+        if grant is None:
+            raise _no_user("obo.as_app() calls APIs as this app itself, and needs no session")
+        if not isinstance(grant, OnBehalfOfGrant):
+            raise RuntimeError(
+                "a session is started in the request of a user; a session that was resumed goes on "
+                "under its key, and without a user obo.as_app() needs none"
+            )
+        await self.context.open()
+        async with self.context.sessions.start(
+            grant, user, key=key, scopes=scopes, lifetime=lifetime, idle_timeout=idle_timeout
+        ) as starting:
+            yield (
+                Caller(self.context, self._tenant_id, starting, self.trace, parent=self),
+                starting,
+            )
 
     def end(self) -> None:
         """From now on every call raises RuntimeError."""
@@ -150,11 +200,7 @@ class Caller:
             return self._grant
         if api.serve_app_callers:
             return self._app_grant()
-        raise AccessDeniedError(
-            "an application calls for itself: there is no user to act for",
-            error="access_denied",
-            hint="DownstreamAPI(serve_app_callers=True) calls the API as this app instead",
-        )
+        raise _no_user("DownstreamAPI(serve_app_callers=True) calls the API as this app instead")
 
     def _app_grant(self) -> AppGrant:
         registration = self.context.registration
@@ -175,3 +221,11 @@ class Caller:
                 scopes=error.scopes,
             )
         return error
+
+
+def _no_user(hint: str) -> AccessDeniedError:
+    return AccessDeniedError(
+        "an application calls for itself: there is no user to act for",
+        error="access_denied",
+        hint=hint,
+    )

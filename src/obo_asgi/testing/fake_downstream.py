@@ -21,7 +21,8 @@ from ..cache import TokenCache
 from ..config import AppRegistration, DownstreamAPI
 from ..credentials import ClientSecret
 from ..downstream import Caller, Downstream, DownstreamContext
-from ..tokens import AccessToken, OnBehalfOfGrant, User, token_digest
+from ..sessions import Sessions
+from ..tokens import AccessToken, Issued, OnBehalfOfGrant, User, token_digest
 from .directory import DEFAULT_TENANT, stable_guid
 
 __all__ = ["FakeCall", "FakeDownstream", "fake_downstream"]
@@ -90,10 +91,12 @@ def fake_downstream(
         client_id=stable_guid("app", "api"),
         client_credential=ClientSecret("fake"),
     )
+    cache = TokenCache()
     context = DownstreamContext(
         registration,
         {name: _api(number) for number, name in enumerate(answers)},
-        Acquirer(_Endpoint(), TokenCache()),
+        Acquirer(_Endpoint(), cache),
+        Sessions(cache, authority=registration.authority, client_id=registration.client_id),
         client=lambda: client,
         open=_nothing,
     )
@@ -196,8 +199,19 @@ class _Endpoint:
         *,
         claims: str | None,
         correlation_id: str,
-    ) -> AccessToken:
-        return _token(scopes)
+    ) -> Issued:
+        return _issue(scopes)
+
+    async def refresh(
+        self,
+        tenant_id: str,
+        refresh_token: Secret,
+        scopes: tuple[str, ...],
+        *,
+        claims: str | None,
+        correlation_id: str,
+    ) -> Issued:
+        return _issue(scopes)
 
     async def client_credentials(
         self,
@@ -206,10 +220,11 @@ class _Endpoint:
         *,
         claims: str | None,
         correlation_id: str,
-    ) -> AccessToken:
-        return _token(scopes)
+    ) -> Issued:
+        return _issue(scopes)
 
 
-def _token(scopes: tuple[str, ...]) -> AccessToken:
+def _issue(scopes: tuple[str, ...]) -> Issued:
     end = time.time() + _LIFETIME
-    return AccessToken(f"fake token for {scopes[0]}", end, end)
+    token = AccessToken(f"fake token for {scopes[0]}", end, end)
+    return Issued(token, Secret("fake refresh token"))

@@ -1,0 +1,166 @@
+"""Long-running work: a session lets a worker call APIs as a user whose own token has long ended.
+
+A session begins while the user's request is at hand, with an exchange that also brings a refresh
+token. That is kept, sealed, where all processes find it, and whoever knows the session's key has
+tokens made of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final
+
+from ..cache import MAX_LIFETIME, SessionRecord, TokenCache
+from ..errors import ConfigurationError, SessionConflictError, SessionNotFoundError
+from ..tokens import OnBehalfOfGrant, User
+from ._grant import Refreshes, SessionGrant
+from ._keys import SessionKey, new_session_key
+from ._records import find, load, touch
+from ._requester import Requester, may_use, requester
+from ._start import StartingSession
+
+__all__ = [
+    "DEFAULT_LIFETIME",
+    "Requester",
+    "SessionGrant",
+    "Sessions",
+    "StartingSession",
+    "new_session_key",
+    "requester",
+]
+
+DEFAULT_LIFETIME: Final = 7 * 24 * 3600.0
+"""Seconds that a session lives if nothing else is said."""
+
+_CLOSING_SECONDS: Final = 5.0
+
+
+class Sessions:
+    """The sessions of an app registration.
+
+    Args:
+        cache: where they are kept.
+        authority: the sign-in service.
+        client_id: our app registration.
+    """
+
+    def __init__(self, cache: TokenCache, *, authority: str, client_id: str) -> None:
+        self._cache = cache
+        self._namespace = (authority, client_id)
+        self._client_id = client_id
+        self._refreshes = Refreshes()
+
+    @asynccontextmanager
+    async def start(
+        self,
+        grant: OnBehalfOfGrant,
+        user: User,
+        *,
+        key: str,
+        scopes: tuple[str, ...] | None,
+        lifetime: float,
+        idle_timeout: float | None,
+    ) -> AsyncIterator[StartingSession]:
+        """Give a session that may start under a key; nobody else starts one there meanwhile.
+
+        Args:
+            grant: the right of the user's request.
+            user: the user.
+            key: the session's, new or of the same user.
+            scopes: all that the session may ask for; None for whatever is configured.
+            lifetime: seconds after which it ends.
+            idle_timeout: seconds without use after which it ends; None for no such limit.
+
+        Raises:
+            SessionConflictError: the key is of another user's session.
+            ConfigurationError: an argument is wrong, or the shared cache has no keys of its own.
+            CacheUnavailableError: the cache does not answer.
+        """
+        records, session = self._cache.sessions, self._key(key)
+        _check_seconds(lifetime, "lifetime")
+        if idle_timeout is not None:
+            _check_seconds(idle_timeout, "idle_timeout")
+        async with records.lock(session.name):
+            now = records.clock()
+            ended_at = await records.ended_at(self._client_id, user.tid, user.oid)
+            before = await records.read(session.name)
+            if before is not None and not _is_same(before, session, user):
+                raise SessionConflictError("the session key is that of another user's session")
+            yield StartingSession(
+                grant,
+                user,
+                partial(records.write, session.name),
+                scopes=scopes,
+                secret=session.secret,
+                generation=0 if before is None else before.generation,
+                # Later than what has ended all sessions before, whatever the clocks say.
+                started_at=max(now, math.nextafter(ended_at, math.inf)),
+                ends_at=now + lifetime,
+                idle_timeout=idle_timeout,
+            )
+
+    async def resume(self, key: str) -> SessionGrant:
+        """Return the right of a session to tokens.
+
+        Raises:
+            SessionNotFoundError: there is none of this key, or it is not the caller's.
+            SessionExpiredError: its time is up.
+            CacheUnavailableError: it cannot be told.
+        """
+        records, session = self._cache.sessions, self._key(key)
+        record = await load(records, session)
+        if not may_use(record.tenant_id, record.owner):
+            raise SessionNotFoundError
+        await touch(records, session, record)
+        return SessionGrant(records, self._refreshes, session, record)
+
+    async def end(self, key: str) -> None:
+        """End a session, if there is one and it is the caller's.
+
+        Raises:
+            CacheUnavailableError: it may go on.
+        """
+        records, session = self._cache.sessions, self._key(key)
+        async with records.lock(session.name):
+            record = await find(records, session)
+            if record is not None and may_use(record.tenant_id, record.owner):
+                await records.delete(session.name)
+
+    async def end_all(self, tenant_id: str, oid: str) -> None:
+        """End all sessions that a user has started so far.
+
+        Raises:
+            CacheUnavailableError: they may go on.
+        """
+        await self._cache.sessions.end_all(self._client_id, tenant_id, oid)
+
+    async def aclose(self) -> None:
+        """Let refreshes under way in the running loop end, for a moment."""
+        await self._refreshes.aclose(_CLOSING_SECONDS)
+
+    def _key(self, text: str) -> SessionKey:
+        return SessionKey.parse(text, *self._namespace)
+
+
+def _check_seconds(value: float, argument: str) -> None:
+    """Check how long a session is to live.
+
+    Raises:
+        ConfigurationError: it is no number of seconds, or too large.
+    """
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not 0 < value <= MAX_LIFETIME
+    ):
+        raise ConfigurationError(
+            f"{argument} is a number of seconds, at most {MAX_LIFETIME} (90 days), "
+            f"after which Entra ends refresh tokens: {value!r}"
+        )
+
+
+def _is_same(record: SessionRecord, key: SessionKey, user: User) -> bool:
+    return (record.secret, record.tenant_id, record.owner) == (key.secret, user.tid, user.oid)

@@ -1,0 +1,118 @@
+"""The right of a session to tokens, in whatever process its key is known."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from functools import partial
+from types import MappingProxyType
+from typing import Final
+
+from .._flights import Flights
+from .._types import Secret
+from ..cache import SessionRecord, SessionRecords
+from ..errors import CacheUnavailableError, OboError
+from ..tokens import AccessToken, Issued, TokenEndpoint, TokenKey, User
+from ._keys import SessionKey
+from ._records import check_scopes, load, refresh, touch
+
+_CONFIRMED_SECONDS: Final = 30.0
+"""For how long tokens in memory are used without a look whether the session was ended."""
+
+Refreshes = Flights[AccessToken | OboError]
+
+
+class SessionGrant:
+    """Gets tokens by the session's refresh token, one process at a time.
+
+    Args:
+        records: where sessions are kept.
+        refreshes: what is under way; it outlives whoever waits for it, because a new refresh token
+            must not be lost.
+        key: the session's.
+        record: the session as it was read.
+    """
+
+    def __init__(
+        self,
+        records: SessionRecords,
+        refreshes: Refreshes,
+        key: SessionKey,
+        record: SessionRecord,
+    ) -> None:
+        self._records = records
+        self._refreshes = refreshes
+        self._session = key
+        self._record = record
+        self._stand(records.epoch)
+
+    @property
+    def user(self) -> User:
+        """The user, as the token told that the session was started with."""
+        record = self._record
+        return User(
+            oid=record.owner,
+            tid=record.tenant_id,
+            claims=MappingProxyType(json.loads(record.claims)),
+            scopes=record.user_scopes,
+            roles=record.user_roles,
+            expires_at=record.token_ended_at,
+        )
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the session was seen a while ago, and this process has ended none since."""
+        return self._records.clock() < self._confirmed_until and self._epoch == self._records.epoch
+
+    async def confirm(self) -> None:
+        """Make sure that the session was not ended; a cache that is down says nothing of that.
+
+        Raises:
+            SessionNotFoundError: it was.
+            SessionExpiredError: its time is up.
+        """
+        epoch = self._records.epoch
+        with suppress(CacheUnavailableError):
+            await touch(self._records, self._session, await load(self._records, self._session))
+        self._stand(epoch)
+
+    def key(self, scopes: tuple[str, ...], claims: str | None) -> TokenKey:
+        record = self._record
+        check_scopes(record, scopes)
+        return TokenKey(
+            "session",
+            record.authority,
+            record.tenant_id,
+            record.client_id,
+            record.owner,
+            record.binding,
+            scopes,
+            claims,
+        )
+
+    async def redeem(
+        self,
+        endpoint: TokenEndpoint,
+        scopes: tuple[str, ...],
+        *,
+        claims: str | None,
+        correlation_id: str,
+    ) -> AccessToken:
+        async def redeem(record: SessionRecord) -> Issued:
+            return await endpoint.refresh(
+                record.tenant_id,
+                Secret(record.refresh_token),
+                scopes,
+                claims=claims,
+                correlation_id=correlation_id,
+            )
+
+        work = partial(refresh, self._records, self._session, scopes, redeem)
+        outcome = await self._refreshes.join(object(), work)
+        if isinstance(outcome, OboError):
+            raise outcome
+        return outcome
+
+    def _stand(self, epoch: int) -> None:
+        self._epoch = epoch
+        self._confirmed_until = self._records.clock() + _CONFIRMED_SECONDS
