@@ -149,7 +149,7 @@ async def test_a_dead_process_is_not_waited_for(shared: FaultyCache, ttl: int) -
     tokens = SharedTokens(Store(shared), Sealer(RING), lambda: None, lease=1)
     await shared.add(f"{name_of(KEY)}:lock", "the dead process's", ttl)
     started = time.monotonic()
-    outcome = await tokens.obtain(KEY, Process(shared).exchange, held=None)
+    outcome = await tokens.obtain(KEY, Process(shared).exchange, lambda: None, held=None)
     await tokens.aclose()
 
     assert isinstance(outcome, AccessToken)

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 from .._flights import Flights
 from .._lru import LRU
@@ -15,26 +16,11 @@ from ..tokens import AccessToken, TokenKey
 from ._memcached import uncancelled
 from ._memory import MemoryCache
 from ._seal import Sealer, check_keys, derive_key, new_cache_key
-from ._sessions import (
-    MAX_LIFETIME,
-    RECORD_FORMAT,
-    SessionRecord,
-    SessionRecords,
-    session_name,
-)
+from ._sessions import SessionRecords
 from ._shared import Make, SharedTokens
 from ._store import SharedCache, Store
 
-__all__ = [
-    "MAX_LIFETIME",
-    "RECORD_FORMAT",
-    "SessionRecord",
-    "SessionRecords",
-    "SharedCache",
-    "TokenCache",
-    "new_cache_key",
-    "session_name",
-]
+__all__ = ["SharedCache", "TokenCache", "new_cache_key"]
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +133,7 @@ class TokenCache:
             outcome = await make()
         else:
             epoch = self._epoch
-            outcome = await self._shared.obtain(key, make, held=held)
+            outcome = await self._shared.obtain(key, make, partial(self._recall, key), held=held)
             if epoch != self._epoch:  # somebody was purged meanwhile
                 return outcome
         if isinstance(outcome, AccessToken):
@@ -212,6 +198,10 @@ class TokenCache:
 
     def __len__(self) -> int:
         return len(self._tokens)
+
+    def _recall(self, key: TokenKey) -> AccessToken | None:
+        token = self.get(key)
+        return token if token is not None and token.usable(self._clock()) else None
 
     def _forget_all(self) -> None:
         """Forget what is in memory: what nobody was purged of comes back from the shared cache."""

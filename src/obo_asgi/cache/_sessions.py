@@ -42,6 +42,7 @@ _PAUSES: Final = (0.005, 1.3, 0.05)  # the first, the growth, the longest
 _END_TTL: Final = MAX_LIFETIME + 24 * 3600
 _AFTERLIFE: Final = 3600
 _MAX_UNSAVED: Final = 1000
+_LATER: Final = 0.001
 
 
 class SessionRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -123,7 +124,10 @@ class SessionRecords:
             return None
         record = self._open(name, text)
         unsaved = self._unsaved.get(name)
-        return unsaved if unsaved and unsaved.generation > record.generation else record
+        if unsaved is None or unsaved.binding != record.binding:  # another session by now
+            self._unsaved.drop(name)
+            return record
+        return unsaved if unsaved.generation > record.generation else record
 
     async def write(self, name: str, record: SessionRecord) -> None:
         """Write a session, under its lock.
@@ -163,15 +167,19 @@ class SessionRecords:
             raise _unavailable() from None
 
     @asynccontextmanager
-    async def lock(self, name: str) -> AsyncIterator[None]:
-        """Be the only one who changes a session, for a while; wait for whoever does.
+    async def lock(self, name: str, *, wait: bool = True) -> AsyncIterator[None]:
+        """Be the only one who changes a session, for a while.
+
+        Args:
+            name: the session's.
+            wait: for whoever changes it now.
 
         Raises:
             CacheUnavailableError: the lock cannot be had.
         """
         lock, mine = lock_of(name), secrets.token_hex(16)
         pause, growth, longest = _PAUSES
-        give_up_at = time.monotonic() + LEASE + 2 * _SECONDS
+        give_up_at = time.monotonic() + (LEASE + 2 * _SECONDS if wait else 0)
         try:
             while not await self._store.add(lock, mine, LEASE, Budget(_SECONDS)):
                 if time.monotonic() >= give_up_at:
@@ -192,7 +200,12 @@ class SessionRecords:
         """
         self.epoch += 1
         name = _end_name(client_id, tenant_id, owner)
-        sealed = seal_time(self._sealer, name, self.clock())
+        try:
+            before = open_time(self._sealer, name, await self._get(name))
+        except Unreadable:
+            before = -math.inf
+        # Later than the last end, also where the clock that this one goes by is behind.
+        sealed = seal_time(self._sealer, name, max(self.clock(), before + _LATER))
         try:
             await self._store.set(name, sealed, _END_TTL, Budget(_SECONDS))
         except Unavailable:

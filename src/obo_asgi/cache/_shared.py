@@ -8,6 +8,7 @@ import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -45,6 +46,7 @@ _MAX_REFUSED = 1000
 _RETRY_AFTER = 5
 
 Make = Callable[[], Awaitable[AccessToken | OboError]]
+Recall = Callable[[], AccessToken | None]
 
 
 class SharedTokens:
@@ -102,13 +104,14 @@ class SharedTokens:
             )
 
     async def obtain(
-        self, key: TokenKey, make: Make, *, held: AccessToken | None
+        self, key: TokenKey, make: Make, recall: Recall, *, held: AccessToken | None
     ) -> AccessToken | OboError:
         """Return the token that is there, or what is made of it, by one process for all.
 
         Args:
             key: whose token.
             make: acquires one; it returns its failure.
+            recall: returns the token in memory, once it is known whether anybody was purged.
             held: a token that is to be renewed: one that is itself due is not enough.
         """
         name, lock = name_of(key), None
@@ -117,7 +120,10 @@ class SharedTokens:
         try:
             budget = Budget(BUDGET)
             if not self.is_current(self._clock()):
-                await self._look(budget)
+                with suppress(Unavailable):  # which leaves tokens in memory in use
+                    await self._look(budget)
+                if held is None and (token := recall()) is not None:
+                    return token
             while (token := await self._find(name, key, held, budget)) is None and lock is None:
                 mine = secrets.token_hex(16)
                 if await self._store.add(lock_of(name), mine, self._lease, budget):

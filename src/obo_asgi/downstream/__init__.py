@@ -121,6 +121,8 @@ class Downstream:
         scopes: tuple[str, ...] | None = None
         if apis is not None:
             apis = context.check_names(apis, "apis")
+            if not apis:
+                raise ConfigurationError("apis names at least one API; leave it out for all")
             scopes = tuple(sorted({scope for name in apis for scope in context.api(name).scopes}))
         key = new_session_key() if key is None else key
         async with self._caller.start_session(

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from ..cache import MAX_LIFETIME, SessionRecord, TokenCache
+from msgspec.structs import replace
+
+from ..cache import TokenCache
+from ..cache._sessions import MAX_LIFETIME, SessionRecord
 from ..errors import ConfigurationError, SessionConflictError, SessionNotFoundError
 from ..tokens import OnBehalfOfGrant, User
 from ._grant import Refreshes, SessionGrant
 from ._keys import SessionKey, new_session_key
-from ._records import find, load, touch
-from ._requester import Requester, may_use, requester
+from ._requester import Requester, requester
 from ._start import StartingSession
+from ._stored import StoredSession
 
 __all__ = [
     "DEFAULT_LIFETIME",
@@ -86,16 +88,25 @@ class Sessions:
         async with records.lock(session.name):
             now = records.clock()
             ended_at = await records.ended_at(self._client_id, user.tid, user.oid)
-            before = await records.read(session.name)
-            if before is not None and not _is_same(before, session, user):
-                raise SessionConflictError("the session key is that of another user's session")
+
+            async def find_own() -> SessionRecord | None:
+                record = await records.read(session.name)
+                if record is not None and not _is_same(record, session, user):
+                    raise SessionConflictError("the session key is that of another user's session")
+                return record
+
+            async def save(record: SessionRecord) -> None:
+                current = await find_own()  # the lock may not have held for as long as the exchange
+                generation = 1 if current is None else current.generation + 1
+                await records.write(session.name, replace(record, generation=generation))
+
+            await find_own()
             yield StartingSession(
                 grant,
                 user,
-                partial(records.write, session.name),
+                save,
                 scopes=scopes,
                 secret=session.secret,
-                generation=0 if before is None else before.generation,
                 # Later than what has ended all sessions before, whatever the clocks say.
                 started_at=max(now, math.nextafter(ended_at, math.inf)),
                 ends_at=now + lifetime,
@@ -111,10 +122,7 @@ class Sessions:
             CacheUnavailableError: it cannot be told.
         """
         records, session = self._cache.sessions, self._key(key)
-        record = await load(records, session)
-        if not may_use(record.tenant_id, record.owner):
-            raise SessionNotFoundError
-        await touch(records, session, record)
+        record = await StoredSession(records, session).use()
         return SessionGrant(records, self._refreshes, session, record)
 
     async def end(self, key: str) -> None:
@@ -125,8 +133,8 @@ class Sessions:
         """
         records, session = self._cache.sessions, self._key(key)
         async with records.lock(session.name):
-            record = await find(records, session)
-            if record is not None and may_use(record.tenant_id, record.owner):
+            with suppress(SessionNotFoundError):
+                await StoredSession(records, session).find()
                 await records.delete(session.name)
 
     async def end_all(self, tenant_id: str, oid: str) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
 from typing import Final
 
 from .._flights import Flights
 from .._types import Secret
-from ..cache import SessionRecord, SessionRecords
+from ..cache._sessions import SessionRecord, SessionRecords
 from ..errors import CacheUnavailableError, OboError
 from ..tokens import AccessToken, Issued, TokenEndpoint, TokenKey, User
 from ._keys import SessionKey
-from ._records import check_scopes, load, refresh, touch
+from ._stored import TOUCH_PART, StoredSession, check_scopes
 
 _CONFIRMED_SECONDS: Final = 30.0
 """For how long tokens in memory are used without a look whether the session was ended."""
@@ -42,9 +41,9 @@ class SessionGrant:
     ) -> None:
         self._records = records
         self._refreshes = refreshes
-        self._session = key
+        self._stored = StoredSession(records, key, (record.tenant_id, record.owner))
         self._record = record
-        self._stand(records.epoch)
+        self._stand(record, records.epoch)
 
     @property
     def user(self) -> User:
@@ -71,10 +70,13 @@ class SessionGrant:
             SessionNotFoundError: it was.
             SessionExpiredError: its time is up.
         """
-        epoch = self._records.epoch
-        with suppress(CacheUnavailableError):
-            await touch(self._records, self._session, await load(self._records, self._session))
-        self._stand(epoch)
+        epoch, record = self._records.epoch, self._record
+        try:
+            record = await self._stored.use()
+        except CacheUnavailableError:
+            if record.ends_at <= self._records.clock():
+                raise
+        self._stand(record, epoch)
 
     def key(self, scopes: tuple[str, ...], claims: str | None) -> TokenKey:
         record = self._record
@@ -107,12 +109,15 @@ class SessionGrant:
                 correlation_id=correlation_id,
             )
 
-        work = partial(refresh, self._records, self._session, scopes, redeem)
+        work = partial(self._stored.refresh, scopes, redeem)
         outcome = await self._refreshes.join(object(), work)
         if isinstance(outcome, OboError):
             raise outcome
         return outcome
 
-    def _stand(self, epoch: int) -> None:
+    def _stand(self, record: SessionRecord, epoch: int) -> None:
         self._epoch = epoch
-        self._confirmed_until = self._records.clock() + _CONFIRMED_SECONDS
+        seconds = _CONFIRMED_SECONDS
+        if record.idle_timeout is not None:
+            seconds = min(seconds, record.idle_timeout * TOUCH_PART)
+        self._confirmed_until = min(self._records.clock() + seconds, record.ends_at)

@@ -8,7 +8,7 @@ import re
 import secrets
 from typing import Final, NamedTuple
 
-from ..cache import session_name
+from ..cache._sessions import session_name
 from ..errors import ConfigurationError
 
 _PREFIX: Final = "obo-session-"

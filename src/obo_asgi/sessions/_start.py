@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 
 from .._types import Secret
-from ..cache import RECORD_FORMAT, SessionRecord
+from ..cache._sessions import RECORD_FORMAT, SessionRecord
 from ..errors import TokenAcquisitionError
 from ..tokens import AccessToken, OnBehalfOfGrant, TokenEndpoint, TokenKey, User
 
@@ -25,7 +25,6 @@ class StartingSession:
         save: puts the session where others find it.
         scopes: all that it may ask for; None for whatever is configured.
         secret: SHA-256 of the key's secret half.
-        generation: of the session that it takes the place of.
         started_at: when it starts, seconds since the epoch.
         ends_at: when it ends at the latest.
         idle_timeout: seconds after which it ends when nobody uses it.
@@ -41,7 +40,6 @@ class StartingSession:
         *,
         scopes: tuple[str, ...] | None,
         secret: bytes,
-        generation: int,
         started_at: float,
         ends_at: float,
         idle_timeout: float | None,
@@ -51,7 +49,6 @@ class StartingSession:
         self._save = save
         self._scopes = scopes
         self._secret = secret
-        self._generation = generation
         self._started_at = started_at
         self._ends_at = ends_at
         self._idle_timeout = idle_timeout
@@ -104,7 +101,7 @@ class StartingSession:
                 owner=key.owner,
                 secret=self._secret,
                 binding=self._binding,
-                generation=self._generation + 1,
+                generation=1,
                 refresh_token=self._refresh_token.reveal(),
                 scopes=self._scopes,
                 proven=tuple(sorted(self._proven)),
