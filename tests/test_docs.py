@@ -58,6 +58,21 @@ async def partner(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"{}"})
 
 
+class Queue:
+    """A queue between an API and its workers; what comes out is of the `obo` of the page."""
+
+    def __init__(self, obo: OnBehalfOf, token: str) -> None:
+        self._obo = obo
+        self._token = token
+
+    async def put(self, message: object) -> None:
+        """Take a message."""
+
+    async def get(self) -> str:
+        downstream = await self._obo.downstream_for(self._token)
+        return await downstream.start_session(apis=["partner"])
+
+
 def surroundings() -> dict[str, Any]:
     """Return the names that a page takes for granted."""
     entra = FakeEntra()
@@ -67,12 +82,14 @@ def surroundings() -> dict[str, Any]:
     client = entra.client(apps={"https://partner.example.com": partner})
     downstream = {"partner": api, "graph": DownstreamAPI(scopes=["User.Read"])}
     answers = httpx.MockTransport(lambda request: httpx.Response(200))
+    obo = OnBehalfOf(registration, downstream=downstream, http_client=client)
     return {
         **{name: getattr(obo_asgi, name) for name in obo_asgi.__all__},
         **{cls.__name__: cls for cls in (UserData, Data, Settings, DataRequest, ProcessResult)},
         "app": app,
         "httpx": httpx,
-        "obo": OnBehalfOf(registration, downstream=downstream, http_client=client),
+        "obo": obo,
+        "queue": Queue(obo, entra.token()),
         "downstream": fake_downstream(
             graph={"me": {"displayName": "Alice"}},
             partner={
