@@ -16,13 +16,17 @@ from obo_asgi.acquirer import Acquirer
 from obo_asgi.errors import (
     AccessDeniedError,
     AssertionRejectedError,
+    CacheUnavailableError,
     ExpiredTokenError,
     InteractionRequiredError,
     KeysUnavailableError,
     OboError,
+    SessionExpiredError,
+    SessionNotFoundError,
+    SessionUnreadableError,
     TokenAcquisitionError,
 )
-from obo_asgi.tokens import EARLY_EXPIRY, OnBehalfOfGrant, token_digest
+from obo_asgi.tokens import EARLY_EXPIRY, Issued, OnBehalfOfGrant, token_digest
 
 pytestmark = pytest.mark.anyio
 
@@ -59,7 +63,7 @@ class Endpoint:
         *,
         claims: str | None,
         correlation_id: str,
-    ) -> AccessToken:
+    ) -> Issued:
         return await self._answer(assertion.reveal(), claims)
 
     async def client_credentials(
@@ -69,17 +73,29 @@ class Endpoint:
         *,
         claims: str | None,
         correlation_id: str,
-    ) -> AccessToken:
+    ) -> Issued:
         return await self._answer("app", claims)
 
-    async def _answer(self, who: str, claims: str | None) -> AccessToken:
+    async def refresh(
+        self,
+        tenant_id: str,
+        refresh_token: Secret,
+        scopes: tuple[str, ...],
+        *,
+        claims: str | None,
+        correlation_id: str,
+    ) -> Issued:
+        return await self._answer(refresh_token.reveal(), claims)
+
+    async def _answer(self, who: str, claims: str | None) -> Issued:
         self.counts[who] += 1
         number = self.counts.total()
         await self.gate.wait()
         if self.error is not None:
             raise self.error
         now = time.time()
-        return AccessToken(f"{who}-{claims}-{number}", now + self.lifetime, now + self.refresh_in)
+        text = f"{who}-{claims}-{number}"
+        return Issued(AccessToken(text, now + self.lifetime, now + self.refresh_in))
 
 
 def grant(name: str = "alice", *, ends_in: float = 3600.0) -> OnBehalfOfGrant:
@@ -274,6 +290,10 @@ FAILURES = [
     (TokenAcquisitionError("throttled", retry_after=17), 17.0),
     (TokenAcquisitionError("configuration"), 5.0),
     (KeysUnavailableError("keys", retry_after=10), 10.0),
+    (SessionExpiredError("expired"), 60.0),
+    (SessionNotFoundError("not found"), 60.0),
+    (CacheUnavailableError("cache", retry_after=5), 5.0),
+    (SessionUnreadableError("unreadable", retry_after=5), 5.0),
 ]
 
 
@@ -377,3 +397,40 @@ async def test_closing_ends_an_exchange_under_way() -> None:
     await acquirer.aclose()
     with pytest.raises(RuntimeError, match="closed"):
         await caller
+
+
+class Doubtful(OnBehalfOfGrant):
+    """A right that has to be confirmed first, as that of a session after a while."""
+
+    is_current = False
+    doubt: OboError | None = None
+
+    async def confirm(self) -> None:
+        if self.doubt is not None:
+            raise self.doubt
+        self.is_current = True
+
+
+def doubtful(error: OboError | None) -> Doubtful:
+    sure = grant()
+    authority, client_id = "https://login.microsoftonline.com", sure.key((), None).client_id
+    doubtful = Doubtful(
+        sure._user, Secret("alice"), token_digest("alice"), authority=authority, client_id=client_id
+    )
+    doubtful.doubt = error
+    return doubtful
+
+
+async def test_a_right_in_doubt_gets_no_token_from_memory() -> None:
+    """A token in memory is used once the right is confirmed, and not if it has ended."""
+    endpoint = Endpoint()
+    acquirer = Acquirer(endpoint, TokenCache())
+    token = await acquirer.acquire_token(grant(), SCOPES)
+    right, wrong = doubtful(None), doubtful(SessionNotFoundError())
+
+    assert [None, None] == [acquirer.recall(each, SCOPES) for each in (right, wrong)]
+    with pytest.raises(SessionNotFoundError):
+        await acquirer.acquire_token(wrong, SCOPES)
+    assert token == await acquirer.acquire_token(right, SCOPES)
+    assert token == acquirer.recall(right, SCOPES)
+    assert 1 == endpoint.counts.total()

@@ -27,6 +27,10 @@ from obo_asgi import (
     KeysUnavailableError,
     OboError,
     ProtectedResource,
+    SessionConflictError,
+    SessionExpiredError,
+    SessionNotFoundError,
+    SessionUnreadableError,
     TokenAcquisitionError,
     error_response,
 )
@@ -69,6 +73,10 @@ ANSWERS = [
     pytest.param(InsufficientScopeError(["read"], SECRET), 403, None, id="scope"),
     pytest.param(KeysUnavailableError(SECRET, retry_after=7), 503, "7", id="keys"),
     pytest.param(CacheUnavailableError(SECRET, retry_after=5), 503, "5", id="cache"),
+    pytest.param(SessionUnreadableError(SECRET, retry_after=5), 503, "5", id="session, unreadable"),
+    pytest.param(SessionNotFoundError(SECRET), 404, None, id="session, not found"),
+    pytest.param(SessionExpiredError(SECRET), 401, None, id="session, expired"),
+    pytest.param(SessionConflictError(SECRET), 409, None, id="session, conflict"),
     pytest.param(TokenAcquisitionError(SECRET, error=SECRET, hint=SECRET), 500, None, id="config"),
     pytest.param(TokenAcquisitionError(SECRET, retry_after=60), 503, "60", id="throttled"),
     pytest.param(interaction(), 401, None, id="interaction"),
@@ -143,6 +151,12 @@ def test_an_answer_repeats_nothing(error: OboError, status: int, retry_after: st
             'Bearer realm="", error="invalid_token", '
             'error_description="the access token has expired"',
             id="expired",
+        ),
+        pytest.param(
+            SessionExpiredError("x", error_codes=[50173]),
+            'Bearer realm="", error="invalid_token", '
+            'error_description="the session has ended: sign in again"',
+            id="session, expired",
         ),
         pytest.param(
             InsufficientScopeError(["read", "write"]),

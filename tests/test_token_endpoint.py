@@ -25,6 +25,7 @@ from obo_asgi.errors import (
     TokenAcquisitionError,
 )
 from obo_asgi.token_endpoint import TokenEndpoint
+from obo_asgi.tokens import Issued
 
 pytestmark = pytest.mark.anyio
 
@@ -33,6 +34,7 @@ CLIENT = "33333333-3333-4333-8333-333333333333"
 AUTHORITY = "https://login.microsoftonline.com"
 SECRET = "the-client-secret"
 ASSERTION = "the-incoming-token"
+REFRESH_TOKEN = "the-refresh-token"
 ID = "44444444-4444-4444-8444-444444444444"
 GOOD = {"token_type": "Bearer", "access_token": "the-new-token", "expires_in": 3599}
 
@@ -75,9 +77,20 @@ class Entra:
 async def exchange(
     endpoint: TokenEndpoint, *, tenant_id: str = TENANT, claims: str | None = None
 ) -> AccessToken:
-    return await endpoint.on_behalf_of(
+    issued = await endpoint.on_behalf_of(
         tenant_id,
         Secret(ASSERTION),
+        ("api://partner/read",),
+        claims=claims,
+        correlation_id=ID,
+    )
+    return issued.token
+
+
+async def refresh(endpoint: TokenEndpoint, *, claims: str | None = None) -> Issued:
+    return await endpoint.refresh(
+        TENANT,
+        Secret(REFRESH_TOKEN),
         ("api://partner/read",),
         claims=claims,
         correlation_id=ID,
@@ -114,6 +127,43 @@ async def test_a_claims_challenge_is_merged_with_our_capabilities() -> None:
     assert {"access_token": {"acrs": {"value": "c1"}, "xms_cc": {"values": ["cp1"]}}} == json.loads(
         form(entra.requests[0])["claims"]
     )
+
+
+async def test_a_refresh_is_a_refresh_token_grant() -> None:
+    """MSAL writes the documented request, at the tenant, with our capabilities and our id."""
+    entra = Entra()
+    await refresh(entra.endpoint())
+    request = entra.requests[0]
+    fields = form(request)
+    assert f"{AUTHORITY}/{TENANT}/oauth2/v2.0/token" == str(request.url)
+    assert ID == request.headers["client-request-id"]
+    assert ("refresh_token", REFRESH_TOKEN) == (fields["grant_type"], fields["refresh_token"])
+    assert (CLIENT, SECRET) == (fields["client_id"], fields["client_secret"])
+    assert "api://partner/read" in fields["scope"].split()
+    assert {"access_token": {"xms_cc": {"values": ["cp1"]}}} == json.loads(fields["claims"])
+
+
+async def test_a_refresh_merges_a_claims_challenge_with_our_capabilities() -> None:
+    """The demanded claims go out together with cp1 here too."""
+    entra = Entra()
+    await refresh(entra.endpoint(), claims='{"access_token":{"acrs":{"value":"c1"}}}')
+    assert {"access_token": {"acrs": {"value": "c1"}, "xms_cc": {"values": ["cp1"]}}} == json.loads(
+        form(entra.requests[0])["claims"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [("newer", "newer"), (None, None), ("", None), (7, None), (["newer"], None)],
+    ids=repr,
+)
+async def test_a_new_refresh_token_comes_along(answer: Any, expected: str | None) -> None:
+    """A text is the next refresh token, hidden; anything else is none."""
+    body = {**GOOD, "refresh_token": answer}
+    issued = await refresh(Entra(httpx.Response(200, json=body)).endpoint())
+    assert "the-new-token" == issued.token.token
+    assert expected == (issued.refresh_token and issued.refresh_token.reveal())
+    assert "newer" not in repr(issued)
 
 
 async def test_the_exchange_runs_at_the_tenant_of_the_caller() -> None:
@@ -261,13 +311,16 @@ def frames(error: BaseException) -> list[FrameType]:
         httpx.Response(200, json={**GOOD, "id_token": "no.jwt"}),
     ],
 )
-async def test_a_failure_shows_no_secret(answer: Answer, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("ask", [exchange, refresh])
+async def test_a_failure_shows_no_secret(
+    answer: Answer, ask: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """Neither the error, nor the locals of its frames, nor the log holds a token or the secret."""
     caplog.set_level(logging.DEBUG)
     with pytest.raises(TokenAcquisitionError) as caught:
-        await exchange(Entra(answer).endpoint())
+        await ask(Entra(answer).endpoint())
     ours = [frame for frame in frames(caught.value) if "obo_asgi" in frame.f_code.co_filename]
     shown = [repr(value) for frame in ours for value in frame.f_locals.values()]
     shown += [str(caught.value), repr(caught.value), repr(vars(caught.value)), caplog.text]
-    for word in (SECRET, ASSERTION, "the-new-token", "bob@contoso"):
+    for word in (SECRET, ASSERTION, REFRESH_TOKEN, "the-new-token", "bob@contoso"):
         assert [] == [text for text in shown if word in text]

@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from obo_asgi import AccessToken, ExpiredTokenError, User
 from obo_asgi._types import Secret
 from obo_asgi.jws import Compact
-from obo_asgi.tokens import AnonymousUser, Credentials, OnBehalfOfGrant, TokenKey, token_digest
+from obo_asgi.tokens import (
+    AnonymousUser,
+    Credentials,
+    Issued,
+    OnBehalfOfGrant,
+    TokenKey,
+    token_digest,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -195,9 +202,9 @@ class Endpoint:
         *,
         claims: str | None,
         correlation_id: str,
-    ) -> AccessToken:
+    ) -> Issued:
         self.asked.append((tenant_id, assertion.reveal(), scopes, claims, correlation_id))
-        return AccessToken("for the API", 1.0, 1.0)
+        return Issued(AccessToken("for the API", 1.0, 1.0))
 
     async def client_credentials(
         self,
@@ -206,9 +213,21 @@ class Endpoint:
         *,
         claims: str | None,
         correlation_id: str,
-    ) -> AccessToken:
+    ) -> Issued:
         self.asked.append((tenant_id, scopes, claims, correlation_id))
-        return AccessToken("for the app", 1.0, 1.0)
+        return Issued(AccessToken("for the app", 1.0, 1.0))
+
+    async def refresh(
+        self,
+        tenant_id: str,
+        refresh_token: Secret,
+        scopes: tuple[str, ...],
+        *,
+        claims: str | None,
+        correlation_id: str,
+    ) -> Issued:
+        self.asked.append((tenant_id, refresh_token.reveal(), scopes, claims, correlation_id))
+        return Issued(AccessToken("for the session", 1.0, 1.0))
 
 
 def grant(**changes: Any) -> OnBehalfOfGrant:

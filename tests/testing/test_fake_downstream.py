@@ -305,6 +305,19 @@ async def test_the_app_calls_without_a_user() -> None:
             _ = each.user
 
 
+async def test_a_handler_starts_a_session() -> None:
+    """A handler that starts one gets a key of the usual form, or its own, without a call."""
+    alice = fake_downstream(partner={}, graph={})
+    keys = [await alice.start_session(), await alice.start_session("job-1", ["partner"])]
+
+    assert ("obo-session-", "job-1", []) == (keys[0][:12], keys[1], alice.calls)
+    for wrong in ({"apis": ["mail"]}, {"apis": "graph"}, {"lifetime": 0}, {"key": ""}):
+        with pytest.raises(ConfigurationError):
+            await alice.start_session(**wrong)
+    with pytest.raises(RuntimeError, match="no user"):
+        await alice.as_app().start_session()
+
+
 async def test_its_tokens_are_for_nobody() -> None:
     """A token can be asked for, and says that it is fake."""
     alice = fake_downstream(sql={})
