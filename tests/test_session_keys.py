@@ -120,6 +120,7 @@ def test_an_allocated_key_is_named_by_its_id_and_proven_by_its_secret(one: str, 
 
 @given(_allocated, _texts)
 @example(ALLOCATED, "i" * 20)
+@example("obo-session-" + "61" * 10 + "s" * 44, "a" * 10)
 @example(ALLOCATED, ALLOCATED[:32])
 @example(ALLOCATED, ALLOCATED[12:])
 def test_a_text_of_ones_own_meets_no_allocated_key(allocated: str, text: str) -> None:

@@ -45,6 +45,10 @@ CALLERS: dict[str, Any] = {
         entra.bearer("alice", tenant=OTHER_TENANT),
         "/",
     ),
+    "the same object id in another tenant": lambda entra: (
+        entra.bearer("bob", tenant=OTHER_TENANT, oid=entra.user("alice").oid),
+        "/",
+    ),
     "an application": lambda entra: (entra.bearer(None, None, roles=["Caller"]), "/"),
     "anonymous": lambda entra: ({}, "/public"),
     "the owner's token on a public path": lambda entra: (entra.bearer("alice"), "/public"),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 _ROOT: Final = Path(__file__).parents[2]
-_END_SECONDS: Final = 5.0
+_END_SECONDS: Final = 15.0
 
 
 @contextmanager
