@@ -383,6 +383,21 @@ async def test_a_worker_goes_on_through_a_renewal(
     assert world.oid() == await call(obo, "job-1")
 
 
+async def test_a_worker_may_soon_what_the_renewed_one_may(
+    world: World, obo: OnBehalfOf, worker: OnBehalfOf
+) -> None:
+    """A renewal for other APIs reaches a worker that holds the session, within half a minute."""
+    await world.start(obo, key="job-1", apis=["partner"])
+    async with worker.resume_session("job-1") as downstream:
+        assert world.oid() == await downstream["partner"].get("data", into=str)
+        await world.start(obo, key="job-1", apis=["other"])
+        world.now += 31
+
+        assert world.oid() == await downstream["other"].get("data", into=str)
+        with pytest.raises(AccessDeniedError):
+            await downstream["partner"].acquire_token()
+
+
 async def test_a_failed_renewal_leaves_it_as_it_is(
     world: World, obo: OnBehalfOf, worker: OnBehalfOf
 ) -> None:

@@ -43,7 +43,7 @@ class SessionGrant:
         self._refreshes = refreshes
         self._stored = StoredSession(records, key, (record.tenant_id, record.owner))
         self._record = record
-        self._stand(record, records.epoch)
+        self._stand(records.epoch)
 
     @property
     def user(self) -> User:
@@ -70,13 +70,13 @@ class SessionGrant:
             SessionNotFoundError: it was.
             SessionExpiredError: its time is up.
         """
-        epoch, record = self._records.epoch, self._record
+        epoch = self._records.epoch
         try:
-            record = await self._stored.use()
+            self._record = await self._stored.use()  # the user may have renewed it
         except CacheUnavailableError:
-            if record.ends_at <= self._records.clock():
+            if self._record.ends_at <= self._records.clock():
                 raise
-        self._stand(record, epoch)
+        self._stand(epoch)
 
     def key(self, scopes: tuple[str, ...], claims: str | None) -> TokenKey:
         record = self._record
@@ -115,8 +115,8 @@ class SessionGrant:
             raise outcome
         return outcome
 
-    def _stand(self, record: SessionRecord, epoch: int) -> None:
-        self._epoch = epoch
+    def _stand(self, epoch: int) -> None:
+        self._epoch, record = epoch, self._record
         seconds = _CONFIRMED_SECONDS
         if record.idle_timeout is not None:
             seconds = min(seconds, record.idle_timeout * TOUCH_PART)
