@@ -1,5 +1,6 @@
 """Call other APIs as the user who called yours: OAuth 2.0 On-Behalf-Of for ASGI apps."""
 
+from .access import AccessRule
 from .cache import TokenCache, new_cache_key
 from .config import ANY_TENANT, AppRegistration, DownstreamAPI, any_of
 from .credentials import (
@@ -40,6 +41,7 @@ __all__ = [
     "ANY_TENANT",
     "APIClient",
     "AccessDeniedError",
+    "AccessRule",
     "AccessToken",
     "AppRegistration",
     "AssertionRejectedError",

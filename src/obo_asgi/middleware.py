@@ -8,9 +8,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from ._cors import has_cors_inside
 from ._inbound import bearer_token, check_paths, dispatched_path, is_preflight
 from ._trace import Trace
 from ._types import ASGIApp, Message, Receive, Scope, Send
+from ._websocket import CLOSE_POLICY, call_until
 from .downstream import Downstream
 from .errors import AuthenticationRequiredError, ConfigurationError, OboError
 from .on_behalf_of import OnBehalfOf
@@ -25,8 +27,6 @@ logger = logging.getLogger(__name__)
 
 SCOPE_KEY: Final = "obo_asgi"
 """Where the ASGI scope holds the request's `Downstream`; None for anonymous callers."""
-
-_CLOSE_POLICY: Final = 1008
 
 
 class OnBehalfOfMiddleware:
@@ -44,6 +44,8 @@ class OnBehalfOfMiddleware:
             at the first request where the server has none.
         public_paths: paths that need no token: exact, as the app's router sees them (below
             ``root_path``), not decoded or normalised.
+        is_public: tells by the ASGI scope of further requests that need no token, for routers that
+            know more of a request than its path.
         optional: let requests without a token in, as anonymous; a bad token is refused all the
             same.
         cors_preflight: let CORS preflight requests in without a token, for a CORS middleware that
@@ -51,6 +53,8 @@ class OnBehalfOfMiddleware:
         acquire_first: the downstream APIs whose tokens are acquired before the app is called, so
             that a missing consent is an HTTP 401 for streams, WebSockets and MCP tools too; or
             such lists by path, each for the path and what lies below it.
+        close_websockets: close a WebSocket when the token ends that opened it (code 1008); the app
+            sees a disconnect.
         resource: how the API describes itself to clients that discover it (RFC 9728); without a
             token anybody may read that, and every challenge names it.
         on_error: turns what the app raises into an answer, or None to let it pass; None lets
@@ -66,9 +70,11 @@ class OnBehalfOfMiddleware:
         obo: OnBehalfOf,
         *,
         public_paths: Iterable[str] = (),
+        is_public: Callable[[Scope], bool] | None = None,
         optional: bool = False,
         cors_preflight: bool = False,
         acquire_first: Sequence[str] | Mapping[str, Sequence[str]] = (),
+        close_websockets: bool = False,
         resource: ProtectedResource | None = None,
         on_error: Callable[[Exception], ErrorResponse | None] | None = error_response,
     ) -> None:
@@ -77,6 +83,8 @@ class OnBehalfOfMiddleware:
         self.app = app
         self._obo = obo
         self._public_paths = check_paths(public_paths, "public_paths")
+        self._is_public = is_public
+        self._close_websockets = close_websockets
         self._optional = optional
         self._cors_preflight = cors_preflight
         self._acquire_first = _check_acquire_first(obo, acquire_first)
@@ -112,7 +120,7 @@ class OnBehalfOfMiddleware:
         try:
             inner = await self._admit(scope, trace)
             answer_to = self._on_error
-            await self._call(scope, inner, receive, watch)
+            await self._call(self.app, scope, inner, receive, watch)
         except Exception as error:
             answer = None if started or answer_to is None else answer_to(error)
             if answer is None:
@@ -132,13 +140,16 @@ class OnBehalfOfMiddleware:
                 raise
             logger.info("WebSocket refused: %s", _loggable(error))
         else:
-            await self._call(scope, inner, receive, send)
+            app, downstream = self.app, inner[SCOPE_KEY]
+            if self._close_websockets and downstream is not None:
+                app = partial(call_until, app, downstream.user.expires_at)
+            await self._call(app, scope, inner, receive, send)
             return
         await receive()  # the connect message; a refusal is the reply to it
         if "websocket.http.response" in (scope.get("extensions") or {}):
             await _send_answer(answer, send, trace.echo, prefix="websocket.")
         else:
-            await send({"type": "websocket.close", "code": _CLOSE_POLICY})
+            await send({"type": "websocket.close", "code": CLOSE_POLICY})
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def receive_all() -> Message:
@@ -149,6 +160,12 @@ class OnBehalfOfMiddleware:
                 await self._obo.aclose()
             await send(message)
 
+        if has_cors_inside(self.app):
+            logger.warning(
+                "CORSMiddleware is inside OnBehalfOfMiddleware, so that a script of another origin "
+                "cannot read a refusal: put it outside, with WWW-Authenticate and Retry-After in "
+                "its expose_headers"
+            )
         startup = [await receive()]
         try:
             await self._obo.open()
@@ -157,12 +174,13 @@ class OnBehalfOfMiddleware:
         else:
             await self.app(scope, receive_all, close_in_time)
 
-    async def _call(self, outer: Scope, inner: Scope, receive: Receive, send: Send) -> None:
+    @staticmethod
+    async def _call(app: ASGIApp, outer: Scope, inner: Scope, receive: Receive, send: Send) -> None:
         downstream = inner[SCOPE_KEY]
         request = Requester(None if downstream is None else downstream.user)
         before = requester.set(request)
         try:
-            await self.app(inner, receive, send)
+            await app(inner, receive, send)
         finally:
             requester.reset(before)
             request.is_over = True
@@ -199,6 +217,8 @@ class OnBehalfOfMiddleware:
     def _token(self, scope: Scope) -> str | None:
         """Return the token of a request; None if it may go without."""
         is_public = bool(self._public_paths) and dispatched_path(scope) in self._public_paths
+        if self._is_public is not None:
+            is_public = is_public or self._is_public(scope)
         token = None if is_public else bearer_token(scope)
         if token is not None or is_public or self._optional:
             return token

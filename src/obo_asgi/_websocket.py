@@ -1,0 +1,69 @@
+"""A WebSocket that ends with the access token that opened it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Final
+
+from ._types import ASGIApp, Message, Receive, Scope, Send
+
+logger = logging.getLogger(__name__)
+
+CLOSE_POLICY: Final = 1008
+"""The code of a WebSocket that is closed because of a policy (RFC 6455 section 7.4.1)."""
+
+_REASON: Final = "the access token has expired"
+
+
+async def call_until(
+    app: ASGIApp, expires_at: float, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Call an app for a WebSocket, which is closed at a time, in seconds since the epoch."""
+    socket = _ExpiringSocket(receive, send)
+    timer = asyncio.create_task(socket.close_at(expires_at))
+    try:
+        await app(scope, socket.receive, socket.send)
+    except Exception as error:
+        if not socket.is_closed:
+            raise
+        logger.info("ended with its WebSocket: %s", type(error).__name__)
+    finally:
+        timer.cancel()
+        await asyncio.gather(timer, return_exceptions=True)
+
+
+class _ExpiringSocket:
+    """The two ends of a WebSocket as an app has them; the app learns of the close on either."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._closed = asyncio.Event()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed.is_set()
+
+    async def close_at(self, moment: float) -> None:
+        await asyncio.sleep(max(moment - time.time(), 0))
+        self._closed.set()
+        await self._send({"type": "websocket.close", "code": CLOSE_POLICY, "reason": _REASON})
+
+    async def receive(self) -> Message:
+        message = asyncio.ensure_future(self._receive())
+        closed = asyncio.ensure_future(self._closed.wait())
+        try:
+            await asyncio.wait({message, closed}, return_when=asyncio.FIRST_COMPLETED)
+            if message.done():
+                return message.result()
+            return {"type": "websocket.disconnect", "code": CLOSE_POLICY, "reason": _REASON}
+        finally:
+            message.cancel()
+            closed.cancel()
+
+    async def send(self, message: Message) -> None:
+        if self.is_closed:
+            raise ConnectionAbortedError(_REASON)
+        await self._send(message)
