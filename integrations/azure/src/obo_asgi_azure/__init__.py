@@ -1,0 +1,1 @@
+"""obo-asgi for the Azure SDKs."""
