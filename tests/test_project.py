@@ -15,7 +15,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ["bench", "check", "demo", "install", "test"]
+SCRIPTS = ["bench", "check", "demo", "floors", "install", "test"]
+ADAPTERS = ["azure", "fastapi", "litestar", "starlette"]
 PIN = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?==[0-9][A-Za-z0-9.!+]*")
 INDEX = re.compile(rb"(extra-)?index[-_]url|/[s]imple/", re.I)
 
@@ -144,3 +145,14 @@ def test_no_file_names_an_index() -> None:
     files = [ROOT / name for name in listing.stdout.split("\0") if name]
 
     assert [] == [file for file in files if file.is_file() and INDEX.search(file.read_bytes())]
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapter_is_tested_with_the_oldest_version_that_it_supports(name: str) -> None:
+    """The floor in an adapter's metadata is the version that its tests run with, and no other."""
+    metadata = tomllib.loads((ROOT / "integrations" / name / "pyproject.toml").read_text())
+    core, framework = map(Requirement, metadata["project"]["dependencies"])
+    floors = dict(line.split("==") for line in lines("floors.txt"))
+
+    assert ("obo-asgi", f"=={project()['version']}") == (core.name, str(core.specifier))
+    assert f">={floors[framework.name]}" == str(framework.specifier)
