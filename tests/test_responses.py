@@ -35,6 +35,7 @@ from obo_asgi import (
     error_response,
 )
 from obo_asgi._http import MARK
+from obo_asgi.challenges import parse_challenge
 from obo_asgi.responses import metadata_response
 
 SECRET = "secret-text-of-alice"
@@ -411,7 +412,7 @@ METADATA = "https://api.example.com/.well-known/oauth-protected-resource/mcp"
             "api://id/read https://api.example.com/mcp/write",
         ),
         (InsufficientScopeError(["api://id/read"]), "api://id/read"),
-        (interaction(), "a/read"),
+        (interaction(), "api://id/read"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, OboError) else None,
 )
@@ -420,8 +421,19 @@ def test_a_resource_is_named_with_full_scopes(error: OboError, scope: str) -> No
     response = error_response(error, resource=RESOURCE)
 
     assert response is not None
-    assert f'scope="{scope}"' in response.headers["WWW-Authenticate"]
+    assert f', scope="{scope}"' in response.headers["WWW-Authenticate"]
     assert f'resource_metadata="{METADATA}"' in response.headers["WWW-Authenticate"]
+
+
+def test_a_client_that_discovers_does_not_sign_in_for_a_downstream_api() -> None:
+    """What is missing downstream stands beside what a client asks for in its own name."""
+    response = error_response(interaction(), resource=RESOURCE)
+
+    assert response is not None
+    challenge = parse_challenge(httpx.Response(401, headers=dict(response.headers)))
+    assert challenge is not None
+    assert ("a/read",) == challenge.scopes
+    assert ["a/read"] == json.loads(response.body)["scopes"]
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE", "get", "PROPFIND"])

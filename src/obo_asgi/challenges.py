@@ -144,7 +144,8 @@ def raise_for_challenge(response: _Response) -> None:
 
 def _from_parameters(parameters: Mapping[str, str], body: Mapping[str, Any]) -> Challenge:
     """Read the header, and in the body what the header leaves out."""
-    scope = parameters.get("scope") or parameters.get("scopes", "").replace(",", " ")
+    scope = parameters.get("consent_scope") or parameters.get("scope")
+    scope = scope or parameters.get("scopes", "").replace(",", " ")
     scopes = scope.split() or _texts(body.get("scopes")) or (_text(body.get("scope")) or "").split()
     claims = decode_claims(parameters.get("claims", "")) or read_claims(body.get("claims"))
     consent_uri = (

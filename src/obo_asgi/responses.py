@@ -176,13 +176,17 @@ def _interaction(
         code, description = "consent_required", "additional consent of the user is required"
     else:
         code, description = "interaction_required", "the user has to sign in again"
-    page = error.authorization_uri
+    page, missing = error.authorization_uri, " ".join(error.scopes) or None
+    # A client that goes by RFC 9728 asks Entra, in its own name, for what `scope` says: that has to
+    # be this resource's own, or it would sign in for the downstream API's again and again.
+    scope = None if resource is None else " ".join(resource.scopes or ()) or None
     challenge = _challenge(
         resource,
         realm=_realm(page),
         error=code,
         error_description=description,
-        scope=" ".join(error.scopes) or None,
+        scope=missing if resource is None else scope,
+        consent_scope=None if resource is None else missing,
         claims=encode_claims(claims) if claims else None,
         authorization_uri=page,
         consent_uri=error.consent_uri,
