@@ -2,7 +2,7 @@
 
 from .access import AccessRule
 from .cache import TokenCache, new_cache_key
-from .config import ANY_TENANT, AppRegistration, DownstreamAPI, any_of
+from .config import ANY_TENANT, AppRegistration, DownstreamAPI, Requirement, any_of
 from .credentials import (
     ClientAssertion,
     ClientCertificate,
@@ -68,6 +68,7 @@ __all__ = [
     "Part",
     "ProtectedResource",
     "RequestOptions",
+    "Requirement",
     "SCOPE_KEY",
     "SessionConflictError",
     "SessionExpiredError",
