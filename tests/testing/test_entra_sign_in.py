@@ -199,6 +199,26 @@ async def test_silent_sign_in(
     assert (error is None) == ("code" in answer)
 
 
+@pytest.mark.parametrize(
+    ("revoked", "hint", "error"),
+    [(False, None, None), (True, None, "login_required"), (False, "nobody", "login_required")],
+)
+async def test_session_id_names_the_user(
+    calls: Calls, revoked: bool, hint: str | None, error: str | None
+) -> None:
+    """MSAL asks in silence by the ``sid`` of an ID token: good until it is revoked."""
+    signed_in = await calls.redeem((await calls.sign_in("bob"))["code"])
+    session_id = claims_of(signed_in.json()["id_token"])["sid"]
+    if revoked:
+        calls.entra.revoke("bob")
+    url = calls.authorize_url(prompt="none", sid=session_id, login_hint=hint)
+    answer = answer_in(await calls.client.get(url))
+    assert error == answer.get("error")
+    if error is None:
+        token = (await calls.redeem(answer["code"])).json()["access_token"]
+        assert "Bob" == claims_of(token)["name"]
+
+
 async def test_added_client_signs_in_at_its_own_redirect_uri(
     calls: Calls, entra: FakeEntra
 ) -> None:

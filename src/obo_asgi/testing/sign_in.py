@@ -68,7 +68,7 @@ class SignInPages:
         except EntraError as error:
             return pages.refusal(error.message)
         answers = request.form if request.method == "POST" else {}
-        user = self._find_user(question, answers.get("user") or request.query.get("login_hint"))
+        user = self._find_user(question, answers.get("user"))
         if user is None:
             if request.query.get("prompt") == "none":
                 return question.refuse("login_required", 50058)
@@ -121,12 +121,16 @@ class SignInPages:
         asked = parse_scopes(parameters.get("scope", ""), directory, openid_only=True)
         return _Question(tenant, client, asked, parameters)
 
-    def _find_user(self, question: _Question, name: str | None) -> User | None:
-        if name is None:
-            return None
+    def _find_user(self, question: _Question, picked: str | None) -> User | None:
+        """Return whom the person picked, or the client named by a login hint or a session."""
         tenant = None if question.tenant in _ALIASES else question.tenant
         users = self._world.directory.users(tenant)
-        return next((user for user in users if name in (user.name, user.username)), None)
+        name = picked or question.parameters.get("login_hint")
+        if name is not None:
+            return next((user for user in users if name in (user.name, user.username)), None)
+        session_id = question.parameters.get("sid")
+        current = self._world.sessions.current
+        return next((user for user in users if session_id == current(user)), None)
 
     def _must_step_up(self, question: _Question, user: User) -> bool:
         wanted = parse_claims(question.parameters.get("claims"))
