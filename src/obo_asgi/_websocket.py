@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Final
+from typing import Any, Final
 
 from ._types import ASGIApp, Message, Receive, Scope, Send
 
@@ -52,7 +52,8 @@ class _ExpiringSocket:
         message = self._pending = self._pending or asyncio.ensure_future(self._receive())
         closed = asyncio.ensure_future(self._closed.wait())
         try:
-            await asyncio.wait({message, closed}, return_when=asyncio.FIRST_COMPLETED)
+            first: set[asyncio.Future[Any]] = {message, closed}
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         finally:
             closed.cancel()
         if message.done():
