@@ -33,6 +33,7 @@ from .errors import (
 )
 from .middleware import SCOPE_KEY, OnBehalfOfMiddleware, downstream_from
 from .on_behalf_of import OnBehalfOf
+from .openapi import OpenAPISecurity
 from .protected_resource import ProtectedResource
 from .responses import ErrorResponse, error_response
 from .tokens import AccessToken, User
@@ -65,6 +66,7 @@ __all__ = [
     "OboError",
     "OnBehalfOf",
     "OnBehalfOfMiddleware",
+    "OpenAPISecurity",
     "Part",
     "ProtectedResource",
     "RequestOptions",
