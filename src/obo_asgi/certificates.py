@@ -30,13 +30,14 @@ class SigningCertificate:
         chain: the certificate and, after it, those of its issuers.
     """
 
-    __slots__ = ("_chain", "_key", "_thumbprint")
+    __slots__ = ("_chain", "_key", "_thumbprint", "ends_at")
 
     def __init__(self, key: RSAPrivateKey, chain: list[Certificate]) -> None:
         from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.serialization import Encoding
 
         self._key = key
+        self.ends_at = chain[0].not_valid_after_utc.timestamp()
         self._thumbprint = urlsafe_b64encode(chain[0].fingerprint(SHA256())).decode().rstrip("=")
         self._chain = [b64encode(item.public_bytes(Encoding.DER)).decode() for item in chain]
 

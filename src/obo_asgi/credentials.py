@@ -6,6 +6,7 @@ it has changed; `client_assertion` does that.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ TOKEN_EXCHANGE: Final = "api://AzureADTokenExchange"
 """The audience of federated identity credentials in the public cloud."""
 
 StrPath = str | os.PathLike[str]
+CertificateSource = Callable[[], str | bytes | Awaitable[str | bytes]]
 
 
 class _Credential:
@@ -92,7 +94,7 @@ class ClientCertificate(_Credential):
         ConfigurationError: it cannot be read; the message says what to change.
     """
 
-    __slots__ = ("certificate", "password", "path", "send_x5c")
+    __slots__ = ("certificate", "load", "password", "path", "refresh", "send_x5c")
 
     def __init__(
         self, data: str | bytes, *, password: str | bytes | None = None, send_x5c: bool = False
@@ -104,6 +106,8 @@ class ClientCertificate(_Credential):
         self.password = _check_password(password)
         self.send_x5c = send_x5c
         self.path: Path | None = None
+        self.load: CertificateSource | None = None
+        self.refresh = 0.0
         read = self.parse(data.encode() if isinstance(data, str) else data)
         if isinstance(read, str):
             del data, password  # so that the traceback of the error does not hold them
@@ -115,9 +119,55 @@ class ClientCertificate(_Credential):
         cls, path: StrPath, *, password: str | bytes | None = None, send_x5c: bool = False
     ) -> Self:
         """Name a PEM or PFX file; it is read again when it changes."""
+        return cls._later(_check_path(path, "ClientCertificate"), None, 0.0, password, send_x5c)
+
+    @classmethod
+    def from_source(
+        cls,
+        load: CertificateSource,
+        *,
+        refresh: float = 3600,
+        password: str | bytes | None = None,
+        send_x5c: bool = False,
+    ) -> Self:
+        """Name a callable that brings the certificate, such as from a vault.
+
+        It is called when the API starts, every `refresh` seconds in the background (on the last day
+        of the certificate every five minutes), and at once when Entra refuses the client. While it
+        fails, what it brought last stays in use.
+
+        Args:
+            load: called without arguments for PEM text or the bytes of a PEM or PFX file; may be
+                asynchronous. A synchronous one runs in a thread. It has 10 seconds.
+            refresh: seconds between two calls.
+            password: of the private key or the PFX file.
+            send_x5c: send the certificate itself with each assertion.
+        """
+        if not callable(load):
+            raise ConfigurationError(
+                "ClientCertificate.from_source takes a callable that returns the certificate; "
+                "for a file use from_file(path)"
+            )
+        is_number = isinstance(refresh, int | float) and not isinstance(refresh, bool)
+        if not is_number or not 0 < refresh < math.inf:
+            raise ConfigurationError(
+                "ClientCertificate.from_source: refresh must be a number of seconds above 0"
+            )
+        return cls._later(None, load, float(refresh), password, send_x5c)
+
+    @classmethod
+    def _later(
+        cls,
+        path: Path | None,
+        load: CertificateSource | None,
+        refresh: float,
+        password: str | bytes | None,
+        send_x5c: bool,
+    ) -> Self:
+        """Return one that is read when it is needed."""
         credential = cls.__new__(cls)
         credential.certificate = None
-        credential.path = _check_path(path, "ClientCertificate")
+        credential.path, credential.load, credential.refresh = path, load, refresh
         credential.password = _check_password(password)
         credential.send_x5c = send_x5c
         return credential
@@ -129,6 +179,8 @@ class ClientCertificate(_Credential):
         return parse_certificate(data, self.password.reveal().encode("latin-1"))
 
     def __repr__(self) -> str:
+        if self.load is not None:
+            return "ClientCertificate.from_source(…)"
         where = f".from_file({str(self.path)!r})" if self.path else "('***')"
         return f"ClientCertificate{where}"
 

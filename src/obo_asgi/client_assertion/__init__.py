@@ -22,6 +22,7 @@ from ..credentials import (
 )
 from ..errors import ConfigurationError, TokenAcquisitionError
 from ._base import ClientAuthentication, Loader, Unusable
+from ._certificate_source import CertificateSourceLoader
 from ._files import CertificateLoader, FileLoader, SecretLoader, TokenFileLoader, WorkloadLoader
 from ._handed_out import CallableLoader, ManagedIdentityLoader
 
@@ -41,7 +42,7 @@ class ClientAuthenticator:
         self._loaders = [_loader(item, registration, client) for item in self._credentials]
 
     async def check(self) -> None:
-        """Read the files once, so that a wrong path or password fails at start.
+        """Read what files and sources hold, so that a wrong path or password fails at start.
 
         Raises:
             ConfigurationError: no credential is usable; the message names each with its reason.
@@ -108,8 +109,11 @@ def _loader(
     match credential:
         case ClientSecret():
             return SecretLoader(credential.path, credential.value)
-        case ClientCertificate():
-            return CertificateLoader(credential, registration.client_id)
+        case ClientCertificate(load=load):
+            client_id = registration.client_id
+            if load is not None:
+                return CertificateSourceLoader(credential, client_id, load)
+            return CertificateLoader(credential, client_id)
         case ClientAssertion():
             get = credential.get
             return TokenFileLoader(credential.path) if get is None else CallableLoader(get)

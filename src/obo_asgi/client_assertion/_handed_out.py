@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -25,6 +23,7 @@ from ..credentials import ManagedIdentity
 from ..errors import InvalidTokenError
 from ..jws import parse_compact
 from ._base import RELOAD_INTERVAL, ClientAuthentication, Unusable, by_assertion
+from ._developer_call import DeveloperCall
 
 logger = logging.getLogger(__name__)
 
@@ -90,37 +89,16 @@ class RenewedLoader(ABC):
 class CallableLoader(RenewedLoader):
     def __init__(self, get: Callable[[], Any]) -> None:
         super().__init__()
-        self._get = get
-        # One thread of its own, so that a callable that hangs takes no other work with it.
-        self._thread = ThreadPoolExecutor(1, "obo-asgi-assertion")
+        self._call = DeveloperCall(get)
 
     async def fetch(self) -> _HandedOut:
-        try:
-            async with asyncio.timeout(_TIMEOUT):
-                result = await self._call()
-        except Exception as error:
-            result = error
+        result = await self._call()
         if isinstance(result, str) and result:
             end = _end_of(result)
             return _HandedOut(Secret(result), end - _EARLY, end)
         failed = isinstance(result, Exception)
         problem = f"failed ({type(result).__name__})" if failed else "returned no assertion (a str)"
         raise Unusable(f"the callable {problem}", temporary=True)
-
-    async def _call(self) -> Any:
-        if inspect.iscoroutinefunction(self._get):
-            return await self._get()
-        loop = asyncio.get_running_loop()
-        result = await loop.run_in_executor(self._thread, _outcome, self._get)
-        return await result if inspect.isawaitable(result) else result
-
-
-def _outcome(get: Callable[[], Any]) -> Any:
-    """Return what a callable returns or raises: a thread cannot hand on a StopIteration."""
-    try:
-        return get()
-    except Exception as error:
-        return error
 
 
 class ManagedIdentityLoader(RenewedLoader):
