@@ -338,6 +338,11 @@ def _check_scopes(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(values))
 
 
+def resource_of(scopes: Sequence[str]) -> str:
+    """Return the resource that checked scopes are of, in a form to compare by."""
+    return (scopes[0].rpartition("/")[0].rstrip("/") or _GRAPH).lower()
+
+
 def default_scope(scopes: Sequence[str]) -> tuple[str, ...]:
     """Return the scope that client credentials take: all app roles granted at the resource."""
     resource, slash, _ = scopes[0].rpartition("/")

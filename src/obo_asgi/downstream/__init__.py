@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
+from ..config import check_scopes
 from ..errors import AccessDeniedError, ConfigurationError, InteractionRequiredError
 from ..sessions import DEFAULT_LIFETIME, new_session_key
-from ..tokens import User
+from ..tokens import AccessToken, User
 from ._api_client import APIClient
 from ._caller import Caller, DownstreamContext
 from ._parts import Part, gather
@@ -73,6 +74,11 @@ class Downstream:
         if self._user is None:
             raise RuntimeError("the app calls for itself here: there is no user")
         return self._user
+
+    @property
+    def tenant_id(self) -> str:
+        """The tenant that the tokens are from: the user's, or the one the app calls in."""
+        return self._caller.tenant_id
 
     @property
     def correlation_id(self) -> str:
@@ -152,6 +158,24 @@ class Downstream:
     def belongs_to(self, context: DownstreamContext) -> bool:
         """Tell whether it was made from this context."""
         return self._caller.context is context
+
+    async def acquire_token(
+        self, scopes: Iterable[str], *, claims: str | None = None
+    ) -> AccessToken:
+        """Return the user's token for scopes that somebody else names, such as an SDK.
+
+        Args:
+            scopes: of a resource that one of the configured APIs has scopes of.
+            claims: the claims challenge that the token has to meet, as JSON.
+
+        Raises:
+            InteractionRequiredError: the user has something to do first.
+            TokenAcquisitionError: no token, for another reason.
+            ConfigurationError: no API of that resource is configured.
+        """
+        checked = check_scopes(scopes)
+        name = self._caller.context.name_for(checked)
+        return await self[name].acquire_token(checked, claims=claims)
 
     async def acquire_tokens(self, names: Iterable[str]) -> None:
         """Make sure of the tokens for some APIs, those that are missing in parallel.

@@ -11,7 +11,7 @@ from typing import Final
 from .._trace import Trace
 from .._types import HTTPClient, is_guid
 from ..acquirer import Acquirer
-from ..config import AppRegistration, DownstreamAPI
+from ..config import AppRegistration, DownstreamAPI, resource_of
 from ..errors import AccessDeniedError, ConfigurationError, InteractionRequiredError
 from ..interaction import authorize_url, consent_url
 from ..sessions import Sessions, StartingSession
@@ -51,6 +51,21 @@ class DownstreamContext:
                 f"no downstream API is called {name!r} (configured: {known}); "
                 "add it to OnBehalfOf(downstream={…})"
             ) from None
+
+    def name_for(self, scopes: tuple[str, ...]) -> str:
+        """Return the name of the first API that is the resource of these scopes.
+
+        Raises:
+            ConfigurationError: none is.
+        """
+        resource = resource_of(scopes)
+        for name, api in self.apis.items():
+            if resource_of(api.scopes) == resource:
+                return name
+        raise ConfigurationError(
+            f"no downstream API has scopes of {resource!r}, and tokens are acquired for those "
+            "alone that are configured; add one to OnBehalfOf(downstream={…})"
+        )
 
     def check_names(self, names: Iterable[str], argument: str) -> tuple[str, ...]:
         """Return the names of APIs that an argument lists.
@@ -136,6 +151,11 @@ class Caller:
     def end(self) -> None:
         """From now on every call raises RuntimeError."""
         self._ended = True
+
+    @property
+    def tenant_id(self) -> str:
+        """Where the tokens are from."""
+        return self._tenant_id
 
     @property
     def is_app(self) -> bool:
