@@ -84,6 +84,7 @@ def surroundings() -> dict[str, Any]:
     answers = httpx.MockTransport(lambda request: httpx.Response(200))
     obo = OnBehalfOf(registration, downstream=downstream, http_client=client)
     return {
+        "__name__": __name__,  # frameworks look up the module of a handler
         **{name: getattr(obo_asgi, name) for name in obo_asgi.__all__},
         **{cls.__name__: cls for cls in (UserData, Data, Settings, DataRequest, ProcessResult)},
         "app": app,
@@ -107,6 +108,7 @@ def surroundings() -> dict[str, Any]:
         "client_id": registration.client_id,
         "secret": "secret",
         "sign": lambda: "assertion",
+        "read_from_vault": lambda: b"",
         "handle": len,
         "log": lambda *facts: None,
         "sign_in_again": lambda claims: None,
@@ -120,7 +122,8 @@ def blocks(page: Path) -> Iterator[Any]:
     for match in re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S):
         lines = text[: match.start(1)].count("\n")
         source = "\n" * lines + match[1]
-        yield compile(source, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        yield compile(source, page, "exec", flags=flags, dont_inherit=True)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
