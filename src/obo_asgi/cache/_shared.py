@@ -114,7 +114,7 @@ class SharedTokens:
             recall: returns the token in memory, once it is known whether anybody was purged.
             held: a token that is to be renewed: one that is itself due is not enough.
         """
-        name, lock = name_of(key), None
+        name, lock, tried = name_of(key), None, None
         pause, growth, longest = _PAUSES
         give_up_at = time.monotonic() + self._lease
         try:
@@ -125,9 +125,9 @@ class SharedTokens:
                 if held is None and (token := recall()) is not None:
                     return token
             while (token := await self._find(name, key, held, budget)) is None and lock is None:
-                mine = secrets.token_hex(16)
-                if await self._store.add(lock_of(name), mine, self._lease, budget):
-                    lock = mine  # and look again: it may have come in between
+                tried = secrets.token_hex(16)
+                if await self._store.add(lock_of(name), tried, self._lease, budget):
+                    lock = tried  # and look again: it may have come in between
                 elif time.monotonic() >= give_up_at:
                     break
                 else:
@@ -135,9 +135,9 @@ class SharedTokens:
                     await asyncio.sleep(pause)
                     pause, budget = min(pause * growth, longest), Budget(BUDGET)
         except Unavailable:
-            token = None
+            token, lock = None, lock or tried  # it may be ours, without our knowing
         except BaseException:
-            self._release(name, lock)
+            self._release(name, lock or tried)
             raise
         if token is not None:
             self._store.counts["hits"] += 1

@@ -24,6 +24,7 @@ PERIOD: Final = 5.0
 """Seconds for which it is."""
 
 _BACKGROUND_SECONDS: Final = 2.0
+_ON_ITS_WAY_SECONDS: Final = 0.1
 
 State = Literal["closed", "open", "half-open"]
 
@@ -157,8 +158,12 @@ class Store:
         Raises:
             Unavailable: it stays until its time is up.
         """
-        if await self.get(lock, budget) == mine:
-            await self.delete(lock, budget)
+        if await self.get(lock, budget) != mine:
+            # Taking it may have been given up on its way, and arrive after this.
+            await asyncio.sleep(_ON_ITS_WAY_SECONDS)
+            if await self.get(lock, budget) != mine:
+                return
+        await self.delete(lock, budget)
 
     def in_background(self, work: Callable[[Budget], Coroutine[Any, Any, None]]) -> None:
         """Do something that nobody waits for; when too much of it is under way, leave it."""
