@@ -108,8 +108,25 @@ def workers(settings: dict[str, Any], number: int) -> Iterator[list[subprocess.P
 def test_processes_exchange_once(
     kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, entra: FakeEntra
 ) -> None:
-    """Four processes with 125 simultaneous requests of one user each make one exchange in all."""
+    """Four processes with 125 simultaneous requests of one user each make one exchange in all.
+
+    That holds as long as the cache answers within its budget, for which a machine that is busy with
+    other things gets three chances.
+    """
     server: RedisServer | PostgresServer = request.getfixturevalue(f"{kind}_server")
+    for _ in range(3):
+        entra.reset_counts()
+        tokens, timeouts = exchange_at_once(entra, server, monkeypatch)
+        if not timeouts:
+            break
+    assert (1, 0) == (entra.exchanges, timeouts)
+    assert 1 == len(tokens)
+
+
+def exchange_at_once(
+    entra: FakeEntra, server: RedisServer | PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> tuple[set[str], int]:
+    """Run the processes; return the tokens that they got, and how often the cache took too long."""
     with entra.serve() as served:
         monkeypatch.setenv("SSL_CERT_FILE", served.ca_file)
         monkeypatch.setenv("NO_PROXY", "*")
@@ -134,11 +151,10 @@ def test_processes_exchange_once(
                 assert write is not None
                 write.write("go\n")
                 write.flush()
-            tokens = [json.loads(read.readline() if read else "") for _, read in pipes]
+            outcomes = [json.loads(read.readline() if read else "") for _, read in pipes]
             statuses = [p.wait(20) for p in processes]
-        assert ([0] * PROCESSES, 1) == (statuses, entra.exchanges)
-        assert [tokens[0]] * PROCESSES == tokens
-        assert 1 == len(tokens[0])
+    assert [0] * PROCESSES == statuses
+    return {token for tokens, _ in outcomes for token in tokens}, sum(late for _, late in outcomes)
 
 
 # --- Failures in the middle of load ---------------------------------------------------------------
