@@ -25,7 +25,12 @@ def shared_cache(url: str) -> Any:
     return SQLCache(url, create_if_not_exists=True)
 
 
-def create_obo(settings: dict[str, Any], cache: TokenCache) -> OnBehalfOf:
+def create_cache(settings: dict[str, Any]) -> TokenCache:
+    """Return the token cache of one process."""
+    return TokenCache(shared=shared_cache(settings["cache"]), keys=settings["keys"])
+
+
+def create_obo(settings: dict[str, Any], cache: TokenCache | None = None) -> OnBehalfOf:
     """Wire one process."""
     return OnBehalfOf(
         AppRegistration(
@@ -36,7 +41,7 @@ def create_obo(settings: dict[str, Any], cache: TokenCache) -> OnBehalfOf:
             issuer=settings["issuer"],
         ),
         downstream={"partner": DownstreamAPI(scopes=["api://partner/read"])},
-        cache=cache,
+        cache=cache or create_cache(settings),
     )
 
 
@@ -47,7 +52,7 @@ async def main(settings: dict[str, Any]) -> None:
         downstream = await obo.downstream_for(settings["token"])
         return (await downstream["partner"].acquire_token()).token
 
-    cache = TokenCache(shared=shared_cache(settings["cache"]), keys=settings["keys"])
+    cache = create_cache(settings)
     async with create_obo(settings, cache) as obo:
         await obo.verify(settings["token"])
         print("ready", flush=True)
