@@ -1,9 +1,13 @@
-"""What every test shares: asyncio alone, and hypothesis without a clock and without files."""
+"""What every test shares: asyncio alone, hypothesis without a clock, and a log that is read."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import settings
+
+from tests.secrets_scan import SecretsScan, scanned_log
 
 pytest_plugins = ["tests.servers.fixtures"]
 
@@ -15,3 +19,11 @@ settings.load_profile("tests")
 def anyio_backend() -> str:
     """Run async tests on asyncio, the only loop that the library speaks to."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def library_log() -> Iterator[SecretsScan]:
+    """Read everything that the library logs during the whole run; no secret may be in it."""
+    with scanned_log() as scan:
+        yield scan
+    assert [] == scan.findings

@@ -35,6 +35,7 @@ from .middleware import SCOPE_KEY, OnBehalfOfMiddleware, downstream_from
 from .on_behalf_of import OnBehalfOf
 from .openapi import OpenAPISecurity
 from .protected_resource import ProtectedResource
+from .readiness import Readiness
 from .responses import ErrorResponse, error_response
 from .tokens import AccessToken, User
 
@@ -69,6 +70,7 @@ __all__ = [
     "OpenAPISecurity",
     "Part",
     "ProtectedResource",
+    "Readiness",
     "RequestOptions",
     "Requirement",
     "SCOPE_KEY",

@@ -7,6 +7,7 @@ import logging
 import time
 from typing import Any, Final
 
+from ._events import WEBSOCKET_ENDED, emit
 from ._types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ async def call_until(
     except Exception as error:
         if not socket.is_closed:
             raise
-        logger.info("ended with its WebSocket: %s", type(error).__name__)
+        kind, message = type(error).__name__, "ended with its WebSocket: %s"
+        emit(logger, logging.INFO, WEBSOCKET_ENDED, message, kind, error=kind)
     finally:
         await socket.aclose()
 

@@ -6,12 +6,15 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from ._events import EXCHANGE_FAILED, TOKEN_ACQUIRED, TOKEN_EXCHANGED, emit, milliseconds
 from ._flights import Flights
 from ._lru import LRU
+from ._telemetry import Stats, called_api, is_recording, mark, span
 from ._trace import new_id
 from .cache import TokenCache
+from .config import resource_of
 from .errors import (
     AccessDeniedError,
     AssertionRejectedError,
@@ -38,6 +41,11 @@ _MAX_ALERTS = 100
 _SESSION_ERRORS = (CacheUnavailableError, SessionExpiredError, SessionNotFoundError)
 
 
+class _Outcome(NamedTuple):
+    token: AccessToken | OboError
+    level: Literal["shared", "miss"]
+
+
 class _Failure(NamedTuple):
     error: OboError
     until: float
@@ -56,6 +64,7 @@ class Acquirer:
         cache: where tokens are kept.
         clock: seconds since the epoch.
         max_failures: how many failures are remembered at most.
+        stats: what is counted.
     """
 
     def __init__(
@@ -65,11 +74,13 @@ class Acquirer:
         *,
         clock: Callable[[], float] = time.time,
         max_failures: int = 10_000,
+        stats: Stats | None = None,
     ) -> None:
+        self._counts = (stats or Stats()).counts
         self._endpoint = endpoint
         self._cache = cache
         self._clock = clock
-        self._flights: Flights[AccessToken | OboError] = Flights()
+        self._flights: Flights[_Outcome] = Flights()
         self._failures: LRU[TokenKey, _Failure] = LRU(max_failures)
         self._alerts: LRU[tuple[object, object], float] = LRU(_MAX_ALERTS)
 
@@ -99,18 +110,25 @@ class Acquirer:
             SessionExpiredError: its time is up, or Entra takes its refresh token no more.
             CacheUnavailableError: it cannot be read.
         """
-        if not grant.is_current:
-            await grant.confirm()
-        key = grant.key(scopes, claims)
-        token = self._recall(key, grant)
-        if token is not None:
-            return token
-        self._raise_remembered(key, bypass_failures)
-        obtain = partial(self._obtain, key, grant, correlation_id)
-        outcome = await self._flights.join(key, obtain)
-        if isinstance(outcome, OboError):
-            raise clone_error(outcome)
-        return outcome
+        api = called_api.get() or None
+        with span("acquire_token", api=api, resource=resource_of(scopes)) as current:
+            if not grant.is_current:
+                await grant.confirm()
+            key = grant.key(scopes, claims)
+            current.set_attribute("obo_asgi.tenant", key.tenant_id)
+            token = self._recall(key, grant)
+            if token is not None:
+                self._counts["cache.memory"] += 1
+                current.set_attribute("obo_asgi.cache", "memory")
+                return token
+            self._raise_remembered(key, bypass_failures)
+            obtain = partial(self._obtain, key, grant, correlation_id)
+            outcome, level = await self._flights.join(key, obtain)
+            self._counts[f"cache.{level}"] += 1
+            current.set_attribute("obo_asgi.cache", level)
+            if isinstance(outcome, OboError):
+                raise clone_error(outcome)
+            return outcome
 
     def recall(
         self, grant: Grant, scopes: tuple[str, ...], claims: str | None = None
@@ -118,7 +136,23 @@ class Acquirer:
         """Return the token that `acquire_token` would return without waiting, if there is one."""
         if not grant.is_current:
             return None
-        return self._recall(grant.key(scopes, claims), grant)
+        key = grant.key(scopes, claims)
+        token = self._recall(key, grant)
+        if token is not None:
+            self._counts["cache.memory"] += 1
+            if is_recording():
+                mark(
+                    "acquire_token",
+                    api=called_api.get() or None,
+                    resource=resource_of(scopes),
+                    tenant=key.tenant_id,
+                    cache="memory",
+                )
+        return token
+
+    def holds(self, grant: Grant, scopes: tuple[str, ...]) -> bool:
+        """Tell whether `recall` would return a token."""
+        return grant.is_current and self._recall(grant.key(scopes, None), grant) is not None
 
     def drop(
         self, grant: Grant, scopes: tuple[str, ...], claims: str | None, token: AccessToken
@@ -168,18 +202,38 @@ class Acquirer:
         grant: Grant,
         correlation_id: str | None,
         held: AccessToken | None = None,
-    ) -> AccessToken | OboError:
-        redeem = partial(self._redeem, key, grant, correlation_id)
+    ) -> _Outcome:
+        level: Literal["shared", "miss"] = "shared"
+
+        async def redeem() -> AccessToken | OboError:
+            nonlocal level
+            level = "miss"
+            return await self._redeem(key, grant, correlation_id)
+
+        started = time.perf_counter()
         outcome = await self._cache.obtain(key, redeem, held=held)
         if isinstance(outcome, AccessToken):
             self._failures.drop(key)
-        return outcome
+            if level == "shared":
+                emit(
+                    logger,
+                    logging.DEBUG,
+                    TOKEN_ACQUIRED,
+                    "token acquired: %s",
+                    key,
+                    api=called_api.get() or None,
+                    tenant=key.tenant_id,
+                    cache=level,
+                    milliseconds=milliseconds(time.perf_counter() - started),
+                )
+        return _Outcome(outcome, level)
 
     async def _redeem(
         self, key: TokenKey, grant: Grant, correlation_id: str | None
     ) -> AccessToken | OboError:
         """Redeem the grant; a failure is remembered and returned, not raised."""
         correlation_id = correlation_id or new_id()
+        started = time.perf_counter()
         try:
             token = await grant.redeem(
                 self._endpoint, key.scopes, claims=key.claims, correlation_id=correlation_id
@@ -193,7 +247,15 @@ class Acquirer:
             # The traceback would keep the frames, and the token in them, alive.
             failure = clone_error(error)
         else:
-            logger.debug("token acquired: %s (%s)", key, correlation_id)
+            emit(
+                logger,
+                logging.DEBUG,
+                TOKEN_EXCHANGED,
+                "token acquired: %s (%s)",
+                key,
+                correlation_id,
+                **_fields(key, correlation_id, started),
+            )
             return token
         before = self._failures.get(key)
         self._failures.put(
@@ -204,23 +266,44 @@ class Acquirer:
                 bypassed_at=before.bypassed_at if before else float("-inf"),
             ),
         )
-        self._log(failure)
+        self._log(failure, _fields(key, correlation_id, started))
         return failure
 
-    def _log(self, failure: OboError) -> None:
+    def _log(self, failure: OboError, fields: dict[str, Any]) -> None:
         """Tell the operator; once a minute what only the operator can mend."""
+        fields |= {
+            "error": getattr(failure, "error", type(failure).__name__),
+            "error_codes": getattr(failure, "error_codes", None) or None,
+        }
         if not _is_configuration(failure):
             is_outage = getattr(failure, "retry_after", None) is not None
-            logger.log(
-                logging.WARNING if is_outage else logging.INFO, "no token acquired: %s", failure
-            )
+            level = logging.WARNING if is_outage else logging.INFO
+            emit(logger, level, EXCHANGE_FAILED, "no token acquired: %s", failure, **fields)
             return
         kind = (getattr(failure, "error", None), getattr(failure, "error_codes", None))
         now = self._clock()
         alerted = self._alerts.get(kind)
         if alerted is None or not 0 <= now - alerted < _ALERT_INTERVAL:
             self._alerts.put(kind, now)
-            logger.error("no token can be acquired until this is mended: %s", failure)
+            emit(
+                logger,
+                logging.ERROR,
+                EXCHANGE_FAILED,
+                "no token can be acquired until this is mended: %s",
+                failure,
+                **fields,
+            )
+
+
+def _fields(key: TokenKey, correlation_id: str, started: float) -> dict[str, Any]:
+    """Return what the log says of an exchange, however it ended."""
+    return {
+        "api": called_api.get() or None,
+        "tenant": key.tenant_id,
+        "correlation_id": correlation_id,
+        "cache": "miss",
+        "milliseconds": milliseconds(time.perf_counter() - started),
+    }
 
 
 def _is_configuration(error: OboError) -> bool:

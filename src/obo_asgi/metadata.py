@@ -16,6 +16,7 @@ from typing import Any, Final
 import jwt
 import msgspec
 
+from ._events import KEYS_FETCHED, KEYS_UNAVAILABLE, emit
 from ._flights import Flights
 from ._http import FetchFailed, fetch
 from ._types import HTTPClient
@@ -155,6 +156,19 @@ class Metadata:
             )
         raise InvalidTokenError("key", "no published key has the token's key id", claim="kid")
 
+    async def warm_up(self) -> None:
+        """Fetch what is not there, or is due.
+
+        Raises:
+            KeysUnavailableError: it cannot be fetched now.
+        """
+        await self._current()
+
+    @property
+    def age(self) -> float | None:
+        """How many seconds ago the keys were fetched; None if they never were."""
+        return None if self._held is None else self._clock() - self._fetched_at
+
     async def aclose(self) -> None:
         """End the fetches of the running loop."""
         await self._flights.aclose()
@@ -194,7 +208,7 @@ class Metadata:
             keys = self._parse_keys(await self._get(document["jwks_uri"]))
         except FetchFailed as error:
             self._retry_at = self._clock() + RETRY_AFTER
-            logger.warning("OpenID metadata of version %s: %s", self._version, error)
+            self._log_failure("OpenID metadata of version %s: %s", error)
             return
         self._adopt(_Snapshot(document, keys))
 
@@ -206,7 +220,7 @@ class Metadata:
             keys = self._parse_keys(await self._get(held.document["jwks_uri"]))
         except FetchFailed as error:
             self._asked_in_vain = True
-            logger.warning("signing keys of version %s: %s", self._version, error)
+            self._log_failure("signing keys of version %s: %s", error)
             return
         self._adopt(_Snapshot(held.document, keys))
 
@@ -221,6 +235,27 @@ class Metadata:
         self._fetched_at = self._clock()
         self._refresh_at = self._fetched_at + REFRESH_INTERVAL * random.uniform(0.9, 1.1)  # noqa: S311
         self._asked_in_vain = False
+        emit(
+            logger,
+            logging.DEBUG,
+            KEYS_FETCHED,
+            "%d signing keys of version %s",
+            len(keys),
+            self._version,
+            version=self._version,
+        )
+
+    def _log_failure(self, message: str, error: FetchFailed) -> None:
+        emit(
+            logger,
+            logging.WARNING,
+            KEYS_UNAVAILABLE,
+            message,
+            self._version,
+            error,
+            version=self._version,
+            error=str(error),
+        )
 
     async def _get(self, url: str) -> dict[str, Any]:
         client = self._client()

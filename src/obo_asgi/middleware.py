@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final
 
 from ._cors import has_cors_inside
+from ._events import REQUEST_REFUSED, emit
 from ._inbound import bearer_token, check_paths, dispatched_path, is_preflight
 from ._trace import Trace
 from ._types import ASGIApp, Message, Receive, Scope, Send
@@ -125,7 +126,7 @@ class OnBehalfOfMiddleware:
             answer = None if started or answer_to is None else answer_to(error)
             if answer is None:
                 raise
-            logger.info("answered %s: %s", answer.status_code, _loggable(error))
+            _log_refusal("answered %s: %s", answer, error)
         else:
             return
         await _send_answer(answer, send, trace.echo)
@@ -138,7 +139,7 @@ class OnBehalfOfMiddleware:
             answer = self._refuse(error)
             if answer is None:
                 raise
-            logger.info("WebSocket refused: %s", _loggable(error))
+            _log_refusal("WebSocket refused (%s): %s", answer, error)
         else:
             app, downstream = self.app, inner[SCOPE_KEY]
             if self._close_websockets and downstream is not None:
@@ -284,6 +285,19 @@ def _check_resource(
 def _loggable(error: Exception) -> object:
     """Return what may be logged of an error: ours hold no URL, the HTTP client's do."""
     return error if isinstance(error, OboError) else type(error).__name__
+
+
+def _log_refusal(message: str, answer: ErrorResponse, error: Exception) -> None:
+    emit(
+        logger,
+        logging.INFO,
+        REQUEST_REFUSED,
+        message,
+        answer.status_code,
+        _loggable(error),
+        status=answer.status_code,
+        error=type(error).__name__,
+    )
 
 
 async def _send_answer(

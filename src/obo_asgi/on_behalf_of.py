@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from asyncio import gather
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Self, TypeGuard
+from typing import Any, Self, TypeGuard
 from urllib.parse import urlencode
 
 from ._http import HTTPClients, make_shareable
-from ._trace import Trace
+from ._telemetry import Stats, open_metrics
+from ._trace import Trace, new_id
 from ._types import HTTPClient, Secret, is_guid
 from ._urls import check_base_url
 from .acquirer import Acquirer
 from .cache import TokenCache
+from .cache._store import COUNTS
 from .client_assertion import ClientAuthenticator
 from .config import (
     AppRegistration,
@@ -24,7 +28,8 @@ from .config import (
 )
 from .downstream import Caller, Downstream, DownstreamContext
 from .errors import ConfigurationError
-from .metadata import Metadata
+from .metadata import MAX_AGE, Metadata
+from .readiness import CacheReadiness, KeysReadiness, Readiness
 from .sessions import Sessions
 from .tenants import TenantPolicy
 from .token_endpoint import TokenEndpoint
@@ -75,6 +80,7 @@ class OnBehalfOf:
         self.required_scopes = _optional(required_scopes, "required_scopes")
         self._apis = _check_apis(downstream or {})
         self._clients = HTTPClients(http_client)
+        self._stats = Stats()
         self._metadata = {
             version: Metadata(registration, version, self._clients.get)
             for version in ("1.0", "2.0")
@@ -87,6 +93,7 @@ class OnBehalfOf:
             tenants=self._tenants,
             required_scopes=self.required_scopes,
             app_roles=_optional(app_roles, "app_roles"),
+            stats=self._stats,
         )
         self._authenticator = ClientAuthenticator(registration, self._clients.get)
         self._endpoint = TokenEndpoint(
@@ -94,9 +101,11 @@ class OnBehalfOf:
             self._clients.get,
             self._metadata["2.0"].document,
             self._authenticator,
+            stats=self._stats,
         )
         self._cache = TokenCache() if cache is None else cache
-        self._acquirer = Acquirer(self._endpoint, self._cache)
+        self._stats.breaker = self._cache.breaker
+        self._acquirer = Acquirer(self._endpoint, self._cache, stats=self._stats)
         self._sessions = Sessions(
             self._cache, authority=registration.authority, client_id=registration.client_id
         )
@@ -107,7 +116,35 @@ class OnBehalfOf:
             self._sessions,
             self._clients.get,
             self._open_once,
+            self._stats,
         )
+
+    @classmethod
+    def from_settings(
+        cls,
+        source: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+        **overrides: Any,
+    ) -> Self:
+        """Make one of an ``appsettings.json``, a TOML file, a mapping, or the environment alone.
+
+        What the environment says (``AZURE_CLIENT_SECRET``, ``OBO__AZUREAD__TENANTID``, …) wins over
+        the file. Needs the extra ``settings``.
+
+        Args:
+            source: the path of a ``.json`` or ``.toml`` file, or a mapping of the same shape; what
+                ``OBO_SETTINGS`` names, or nothing but the environment, if left out.
+            overrides: arguments of `OnBehalfOf`, which win, such as ``http_client`` or ``cache``.
+
+        Raises:
+            ConfigurationError: something is wrong; the message names each key, with what to change.
+        """
+        try:
+            from .settings import read_settings
+        except ImportError as error:
+            raise ConfigurationError(
+                f"from_settings needs pydantic-settings: pip install 'obo-asgi[settings]' ({error})"
+            ) from None
+        return cls(**{**read_settings(source).arguments(), **overrides})
 
     async def open(self) -> None:
         """Make ready for the running event loop; done by itself at the first use.
@@ -116,12 +153,73 @@ class OnBehalfOf:
             ConfigurationError: no file of the client credentials can be read, an HTTP client
                 cannot be shared between users, or the shared cache has no key or mangles values.
         """
+        open_metrics()
         for api in self._apis.values():
             if api.http_client is not None:
                 make_shareable(api.http_client)
         await self._authenticator.check()
         await self._cache.open(self.registration.client_id, self._authenticator.key_material)
         await self._clients.open()
+
+    async def warm_up(self) -> None:
+        """Fetch and check now what the first request would wait for, so that a start fails early.
+
+        It opens, fetches the metadata and the signing keys, makes the client credential usable
+        (a managed identity is asked) and tries the shared cache, without which the app goes on.
+
+        Raises:
+            ConfigurationError: as `open` does.
+            KeysUnavailableError: the sign-in service cannot be reached, or knows no such tenant.
+            TokenAcquisitionError: no client credential is usable; its hint says why.
+        """
+        await self.open()
+        await gather(*(self._metadata[version].warm_up() for version in self._versions))
+        await self._endpoint.warm_up(self.registration.metadata_tenant, new_id())
+
+    def readiness(self) -> Readiness:
+        """Tell whether the app can serve, without asking anybody; cheap enough for every probe.
+
+        Before `warm_up`, or the first request, it cannot.
+        """
+        keys, credential = self._keys_readiness(), self._authenticator.readiness()
+        return Readiness(keys.ready and credential.ready, keys, self._cache_readiness(), credential)
+
+    def stats(self) -> dict[str, float]:
+        """Return what has happened so far as numbers by name, always the same names.
+
+        The metrics of OpenTelemetry are made of the same.
+        """
+        return {
+            **self._stats.counts,
+            **{f"shared_cache.{name}": self._cache.counts[name] for name in COUNTS},
+        }
+
+    @property
+    def _versions(self) -> list[str]:
+        """The versions of tokens that there are at this authority."""
+        return ["2.0"] if self.registration.issuers.v1 is None else ["1.0", "2.0"]
+
+    def _keys_readiness(self) -> KeysReadiness:
+        ages = {version: self._metadata[version].age for version in self._versions}
+        if ages["2.0"] is None:  # those of version 1.0 are fetched when somebody needs them
+            return KeysReadiness(False, "The signing keys have not been fetched yet.")
+        age = max(age for age in ages.values() if age is not None)
+        if age >= MAX_AGE:
+            hours = f"{MAX_AGE / 3600:.0f} hours"
+            reason = f"The signing keys could not be renewed for {hours}, and are used no more."
+            return KeysReadiness(False, reason, age, 0.0)
+        return KeysReadiness(True, None, age, MAX_AGE - age)
+
+    def _cache_readiness(self) -> CacheReadiness:
+        breaker = self._cache.breaker
+        if breaker is None:
+            return CacheReadiness("none")
+        reason = {
+            "closed": None,
+            "half-open": "The shared cache has failed, and is tried again.",
+            "open": "The shared cache has failed, and is left alone for some seconds.",
+        }
+        return CacheReadiness(breaker.state, reason[breaker.state])
 
     async def verify(self, token: str) -> User:
         """Verify an access token and return who calls.

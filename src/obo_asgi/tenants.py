@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
+from ._events import TENANT_UNDECIDED, emit
 from ._flights import Flights
 from ._lru import LRU
 from .config import TenantPredicate
@@ -80,7 +81,8 @@ class TenantPolicy:
             async with asyncio.timeout(_TIMEOUT):
                 allowed = await self._predicate(tenant_id) is True
         except Exception as error:
-            logger.warning("the predicate over tenants failed: %s", type(error).__name__)
+            kind, message = type(error).__name__, "the predicate over tenants failed: %s"
+            emit(logger, logging.WARNING, TENANT_UNDECIDED, message, kind, error=kind)
             return None
         seconds = ALLOWED_SECONDS if allowed else REFUSED_SECONDS
         self._answers.put(tenant_id, _Answer(allowed, self._clock() + seconds))

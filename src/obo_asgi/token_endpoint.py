@@ -10,17 +10,26 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
 
 import msgspec
 
+from ._events import CREDENTIAL_REFUSED, EXCHANGE_FAILED, emit
 from ._flights import Flights
 from ._http import Fetched, FetchFailed, fetch
 from ._lru import LRU
 from ._msal_codec import CAPABILITIES_CLAIMS, Call, NeedsIO, build_msal, run
+from ._telemetry import Span, Stats, span
 from ._types import HTTPClient, Secret
 from .config import AppRegistration
 from .entra_errors import acquisition_error, unreachable
-from .errors import TokenAcquisitionError
+from .errors import (
+    AccessDeniedError,
+    AssertionRejectedError,
+    InteractionRequiredError,
+    KeysUnavailableError,
+    TokenAcquisitionError,
+)
 from .interaction import merge_claims
 from .tokens import AccessToken, Issued
 
@@ -35,6 +44,7 @@ _MAX_CLIENTS = 256
 _PAUSE = 1.0
 _MAX_LIFETIME = 7 * 24 * 3600.0
 _EARLY = 300.0
+_JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 
 _Call = Callable[["ConfidentialClientApplication", "ClientAuthentication"], dict[str, Any]]
@@ -64,6 +74,7 @@ class TokenEndpoint:
         client: returns the HTTP client of the running loop.
         document: returns the OpenID metadata document of a tenant.
         authenticator: authenticates the API.
+        stats: what is counted.
     """
 
     def __init__(
@@ -72,8 +83,12 @@ class TokenEndpoint:
         client: Callable[[], HTTPClient],
         document: Callable[[str], Awaitable[Mapping[str, Any]]],
         authenticator: Authenticator,
+        *,
+        stats: Stats | None = None,
     ) -> None:
+        self._stats = stats or Stats()
         self._registration = registration
+        self._host = urlsplit(registration.authority).hostname
         self._client = client
         self._document = document
         self._authenticator = authenticator
@@ -107,7 +122,7 @@ class TokenEndpoint:
             )
             return result
 
-        return await self._acquire(tenant_id, call, scopes, correlation_id)
+        return await self._acquire(tenant_id, _JWT_BEARER, call, scopes, correlation_id)
 
     async def refresh(
         self,
@@ -136,7 +151,7 @@ class TokenEndpoint:
             )
             return result
 
-        return await self._acquire(tenant_id, call, scopes, correlation_id)
+        return await self._acquire(tenant_id, "refresh_token", call, scopes, correlation_id)
 
     async def client_credentials(
         self,
@@ -160,27 +175,82 @@ class TokenEndpoint:
             )
             return result
 
-        return await self._acquire(tenant_id, call, scopes, correlation_id)
+        return await self._acquire(tenant_id, "client_credentials", call, scopes, correlation_id)
+
+    async def warm_up(self, tenant_id: str, correlation_id: str) -> None:
+        """Do what an exchange needs beforehand, but for the exchange itself.
+
+        Raises:
+            TokenAcquisitionError: no client credential is usable.
+            KeysUnavailableError: the metadata cannot be fetched.
+        """
+        msal = await self._msal_client(tenant_id)
+        await self._authenticator.authenticate(msal.authority.token_endpoint, correlation_id)
 
     async def _acquire(
-        self, tenant_id: str, call: _Call, scopes: tuple[str, ...], correlation_id: str
+        self,
+        tenant_id: str,
+        grant_type: str,
+        call: _Call,
+        scopes: tuple[str, ...],
+        correlation_id: str,
+    ) -> Issued:
+        counts, outcome, started = self._stats.counts, "error", time.perf_counter()
+        counts["exchanges.in_flight"] += 1
+        with span(
+            "exchange",
+            is_client=True,
+            grant_type=grant_type,
+            tenant=tenant_id,
+            correlation_id=correlation_id,
+            server__address=self._host,
+        ) as current:
+            try:
+                issued = await self._issue(tenant_id, call, scopes, correlation_id, current)
+                outcome = "success"
+            except (TokenAcquisitionError, KeysUnavailableError) as error:
+                outcome = _outcome_of(error)
+                if codes := getattr(error, "error_codes", ()):
+                    current.set_attribute("obo_asgi.error_codes", list(codes))
+                raise
+            finally:
+                counts["exchanges.in_flight"] -= 1
+                counts[f"exchanges.{outcome}"] += 1
+                current.set_attribute("obo_asgi.outcome", outcome)
+                self._stats.lasted("exchange", started, outcome=outcome)
+        return issued
+
+    async def _issue(
+        self,
+        tenant_id: str,
+        call: _Call,
+        scopes: tuple[str, ...],
+        correlation_id: str,
+        current: Span,
     ) -> Issued:
         msal = await self._msal_client(tenant_id)
         audience: str = msal.authority.token_endpoint
         fields = await self._authenticator.authenticate(audience, correlation_id)
-        outcome = await self._exchange(partial(call, msal, fields), scopes, correlation_id)
+        exchange = partial(self._exchange, current=current)
+        outcome = await exchange(partial(call, msal, fields), scopes, correlation_id)
         if isinstance(outcome, TokenAcquisitionError) and outcome.error == "invalid_client":
             again = await self._authenticator.authenticate_again(fields, audience, correlation_id)
             if again is not None:
-                logger.warning("the client credential was refused and has been read anew")
-                outcome = await self._exchange(partial(call, msal, again), scopes, correlation_id)
+                emit(
+                    logger,
+                    logging.WARNING,
+                    CREDENTIAL_REFUSED,
+                    "the client credential was refused and has been read anew",
+                    correlation_id=correlation_id,
+                )
+                outcome = await exchange(partial(call, msal, again), scopes, correlation_id)
         if isinstance(outcome, Issued):
             return outcome
         # Raised here, so that no frame of its traceback holds what Entra wrote.
         raise outcome
 
     async def _exchange(
-        self, call: Call, scopes: tuple[str, ...], correlation_id: str
+        self, call: Call, scopes: tuple[str, ...], correlation_id: str, *, current: Span
     ) -> Issued | TokenAcquisitionError:
         request = run(call, [])
         if not isinstance(request, NeedsIO):
@@ -188,6 +258,7 @@ class TokenEndpoint:
         answer = await self._post(request, correlation_id)
         if answer is None:
             return unreachable(correlation_id)
+        current.set_attribute("http.response.status_code", answer.status_code)
         return _read(call, answer, scopes, correlation_id)
 
     async def _post(self, request: NeedsIO, correlation_id: str) -> Fetched | None:
@@ -213,7 +284,16 @@ class TokenEndpoint:
                 limit=_MAX_BYTES,
             )
         except FetchFailed as failure:
-            logger.warning("token endpoint: the request %s (%s)", failure, correlation_id)
+            emit(
+                logger,
+                logging.WARNING,
+                EXCHANGE_FAILED,
+                "token endpoint: the request %s (%s)",
+                failure,
+                correlation_id,
+                correlation_id=correlation_id,
+                error="unreachable",
+            )
             return None
 
     async def _msal_client(self, tenant_id: str) -> ConfidentialClientApplication:
@@ -228,6 +308,17 @@ class TokenEndpoint:
     async def aclose(self) -> None:
         """End what is under way in the running loop."""
         await self._builds.aclose()
+
+
+def _outcome_of(error: TokenAcquisitionError | KeysUnavailableError) -> str:
+    match error:
+        case InteractionRequiredError():
+            return "interaction"
+        case AccessDeniedError():
+            return "denied"
+        case AssertionRejectedError():
+            return "rejected"
+    return "error" if error.retry_after is None else "unavailable"
 
 
 def _read(

@@ -7,21 +7,31 @@ of the token's tenant, the audience, finite times, and that a user, not an app, 
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+from ._events import TOKEN_REFUSED, TOKEN_VERIFIED, emit, milliseconds
 from ._lru import LRU
+from ._telemetry import Stats, is_recording, mark, span
 from ._types import is_guid
 from .clouds import TENANT
 from .config import AppRegistration, Requirement
-from .errors import ExpiredTokenError, InsufficientScopeError, InvalidTokenError
+from .errors import (
+    ExpiredTokenError,
+    InsufficientScopeError,
+    InvalidTokenError,
+    KeysUnavailableError,
+)
 from .jws import Compact, parse_compact
 from .metadata import ALGORITHM, Metadata, SigningKey
 from .tenants import TenantPolicy
 from .tokens import User, token_digest
+
+logger = logging.getLogger(__name__)
 
 CLOCK_SKEW: Final = 60.0
 """Seconds by which our clock and Entra's may differ."""
@@ -46,6 +56,7 @@ class Verifier:
         required_scopes: what a user's token must hold; None: any scope.
         app_roles: what an application's own token must hold; None: such callers are refused.
         clock: seconds since the epoch.
+        stats: what is counted.
     """
 
     def __init__(
@@ -57,7 +68,10 @@ class Verifier:
         required_scopes: Requirement | None = None,
         app_roles: Requirement | None = None,
         clock: Callable[[], float] = time.time,
+        stats: Stats | None = None,
     ) -> None:
+        self._stats = stats or Stats()
+        self._counts = self._stats.counts
         self._registration = registration
         self._audiences = frozenset(registration.audiences or ())
         self._metadata = metadata
@@ -86,6 +100,9 @@ class Verifier:
         ):
             self._verified.drop(digest)
             return None
+        self._counts["tokens.known"] += 1
+        if is_recording():
+            mark("verify", tenant=user.tid, cache="memory")
         return user
 
     async def verify(self, token: str) -> User:
@@ -97,6 +114,39 @@ class Verifier:
             KeysUnavailableError: the keys to verify it with, or the answer of the predicate over
                 tenants, cannot be had now.
         """
+        started = time.perf_counter()
+        with span("verify", cache="miss") as current:
+            try:
+                user = await self._verify(token)
+            except (InvalidTokenError, InsufficientScopeError, KeysUnavailableError) as error:
+                self._counts["tokens.refused"] += 1
+                code = getattr(error, "code", type(error).__name__)
+                took = self._stats.lasted("verify", started, error__type=code)
+                emit(
+                    logger,
+                    logging.INFO,
+                    TOKEN_REFUSED,
+                    "token refused: %s",
+                    error,
+                    error=code,
+                    claim=getattr(error, "claim", None),
+                    milliseconds=milliseconds(took),
+                )
+                raise
+            current.set_attribute("obo_asgi.tenant", user.tid)
+        self._counts["tokens.verified"] += 1
+        took = self._stats.lasted("verify", started)
+        emit(
+            logger,
+            logging.DEBUG,
+            TOKEN_VERIFIED,
+            "token verified",
+            tenant=user.tid,
+            milliseconds=milliseconds(took),
+        )
+        return user
+
+    async def _verify(self, token: str) -> User:
         compact = parse_compact(token)
         kid = _check_header(compact.header)
         claims = compact.claims

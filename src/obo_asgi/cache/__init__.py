@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
+from .._events import CACHE_IN_MEMORY, emit
 from .._flights import Flights
 from .._lru import LRU
 from ..errors import ConfigurationError, OboError
@@ -18,7 +19,7 @@ from ._memory import MemoryCache
 from ._seal import Sealer, check_keys, derive_key, new_cache_key
 from ._sessions import SessionRecords
 from ._shared import Make, SharedTokens
-from ._store import SharedCache, Store
+from ._store import Breaker, SharedCache, Store
 
 __all__ = ["SharedCache", "TokenCache", "new_cache_key"]
 
@@ -67,6 +68,7 @@ class TokenCache:
         self._epoch = 0
         self._sealer = None if keys is None else Sealer(check_keys(keys))
         self._store = None if shared is None else Store(uncancelled(_check_shared(shared)))
+        self._given = shared
         self._shared: SharedTokens | None = None
         self._sessions: SessionRecords | None = None
         self._memory: Store | None = None
@@ -175,18 +177,36 @@ class TokenCache:
         return SessionRecords(self._store, self._sealer, clock=self._clock)
 
     def _sessions_in_memory(self) -> SessionRecords:
-        logger.warning(
+        emit(
+            logger,
+            logging.WARNING,
+            CACHE_IN_MEMORY,
             "sessions are kept in the memory of this process: no other process will find them, "
-            "and they end with it; for workers give TokenCache a shared cache"
+            "and they end with it; for workers give TokenCache a shared cache",
         )
         self._memory = Store(MemoryCache(_MAX_SESSIONS, clock=self._clock))
         sealer = Sealer([secrets.token_bytes(32)])
         return SessionRecords(self._memory, sealer, clock=self._clock)
 
     @property
+    def shared(self) -> SharedCache | None:
+        """The cache that processes share, as it was given."""
+        return self._given
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether the values are sealed with keys that were given, not with a derived one."""
+        return self._sealer is not None
+
+    @property
     def counts(self) -> Counter[str]:
         """What has happened with the shared cache: hits, misses, waits, timeouts, …"""
         return Counter() if self._store is None else Counter(self._store.counts)
+
+    @property
+    def breaker(self) -> Breaker | None:
+        """Whether the shared cache is asked; None where there is none."""
+        return None if self._store is None else self._store.breaker
 
     async def aclose(self) -> None:
         """End what is under way in the running loop, and close the shared cache there."""

@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
+from .._events import CACHE_UNAVAILABLE, emit
 from .._lru import LRU
 from ..errors import CacheUnavailableError, ConfigurationError, OboError
 from ..tokens import AccessToken, TokenKey, token_digest
@@ -95,7 +96,8 @@ class SharedTokens:
             await self._store.delete(name, budget)
             await self._look(budget)
         except Unavailable:
-            logger.warning("the shared token cache does not answer; going on without it")
+            message = "the shared token cache does not answer; going on without it"
+            emit(logger, logging.WARNING, CACHE_UNAVAILABLE, message)
             return
         if back != value:
             raise ConfigurationError(

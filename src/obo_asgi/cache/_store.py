@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Literal, Protocol
 
+from .._events import CACHE_CLOSED, CACHE_OPENED, CACHE_UNAVAILABLE, emit
+from .._telemetry import span
 from ..errors import ConfigurationError
 from ._background import Background
 
@@ -22,6 +24,12 @@ FAILURES: Final = 3
 """Failures in a row after which the store is left alone."""
 PERIOD: Final = 5.0
 """Seconds for which it is."""
+
+COUNTS: Final = (
+    *("hits", "misses", "waits", "timeouts", "failures"),
+    *("skipped", "dropped", "unreadable", "unwritten"),
+)
+"""What is counted."""
 
 _BACKGROUND_SECONDS: Final = 2.0
 _ON_ITS_WAY_SECONDS: Final = 0.1
@@ -122,7 +130,7 @@ class Store:
         Raises:
             Unavailable: it cannot be told.
         """
-        return await self._ask(self._cache.get, (name,), budget)
+        return await self._ask("get", self._cache.get, (name,), budget)
 
     async def add(self, name: str, value: str, ttl: int, budget: Budget) -> bool:
         """Keep a value if there is none, and tell whether there was none.
@@ -131,7 +139,7 @@ class Store:
             Unavailable: it cannot be told.
         """
         try:
-            await self._ask(self._add, (name, value, ttl), budget)
+            await self._ask("add", self._add, (name, value, ttl), budget)
         except _Exists:
             return False
         return True
@@ -142,7 +150,7 @@ class Store:
         Raises:
             Unavailable: it may not have been kept.
         """
-        await self._ask(self._cache.set, (name, value, ttl), budget)
+        await self._ask("set", self._cache.set, (name, value, ttl), budget)
 
     async def delete(self, name: str, budget: Budget) -> None:
         """Forget a value.
@@ -150,7 +158,7 @@ class Store:
         Raises:
             Unavailable: it may still be there.
         """
-        await self._ask(self._cache.delete, (name,), budget)
+        await self._ask("delete", self._cache.delete, (name,), budget)
 
     async def unlock(self, lock: str, mine: str, budget: Budget) -> None:
         """Give up a lock that was taken by `add`, if it is still one's own.
@@ -177,20 +185,39 @@ class Store:
             async with asyncio.timeout(_BACKGROUND_SECONDS):
                 await self._cache.close()
         except Exception as error:
-            logger.warning("the shared cache did not close: %s", type(error).__name__)
+            self._warn("the shared cache did not close: %s", error)
 
     async def _ask(
-        self, method: Callable[..., Awaitable[Any]], arguments: tuple[Any, ...], budget: Budget
+        self,
+        operation: str,
+        method: Callable[..., Awaitable[Any]],
+        arguments: tuple[Any, ...],
+        budget: Budget,
     ) -> Any:
         if budget.left <= 0 or not self.breaker.enter():
             self.counts["skipped"] += 1
             raise Unavailable
+        with span("cache", operation=operation) as current:
+            try:
+                result = await self._call(method, arguments, budget)
+            except (_Exists, Unavailable) as error:
+                exists = isinstance(error, _Exists)
+                current.set_attribute("obo_asgi.outcome", "exists" if exists else "failure")
+            else:
+                outcome = "miss" if operation == "get" and result is None else "success"
+                current.set_attribute("obo_asgi.outcome", outcome)
+                return result
+        raise _Exists if exists else Unavailable
+
+    async def _call(
+        self, method: Callable[..., Awaitable[Any]], arguments: tuple[Any, ...], budget: Budget
+    ) -> Any:
         started = self._clock()
         try:
             async with asyncio.timeout(budget.left):
                 result = await method(*arguments)
         except _Exists:
-            self.breaker.succeeded()
+            self._note_success()
             raise
         except TimeoutError:
             budget.left = 0
@@ -201,7 +228,7 @@ class Store:
             self.breaker.left()
             raise
         else:
-            self.breaker.succeeded()
+            self._note_success()
             return result
         finally:
             budget.left -= self._clock() - started
@@ -216,12 +243,27 @@ class Store:
         except ValueError:
             raise _Exists from None
 
+    def _note_success(self) -> None:
+        was_open = self.breaker.state != "closed"
+        self.breaker.succeeded()
+        if was_open:
+            message = "the shared cache answers again"
+            emit(logger, logging.INFO, CACHE_CLOSED, message)
+
     def _note_failure(self, counter: str, reason: str) -> None:
         self.counts[counter] += 1
         before = self.breaker.state
         self.breaker.failed()
         if before == "closed" and self.breaker.state == "open":
-            logger.warning("the shared cache is left alone for %d s: %s", PERIOD, reason)
+            emit(
+                logger,
+                logging.WARNING,
+                CACHE_OPENED,
+                "the shared cache is left alone for %d s: %s",
+                PERIOD,
+                reason,
+                error=reason,
+            )
 
     async def _quietly(self, work: Callable[[Budget], Coroutine[Any, Any, None]]) -> None:
         try:
@@ -229,7 +271,12 @@ class Store:
         except Exception as error:
             self.counts["unwritten"] += 1
             if not isinstance(error, Unavailable):
-                logger.warning("the shared cache could not be written: %s", type(error).__name__)
+                self._warn("the shared cache could not be written: %s", error)
+
+    @staticmethod
+    def _warn(message: str, error: Exception) -> None:
+        kind = type(error).__name__
+        emit(logger, logging.WARNING, CACHE_UNAVAILABLE, message, kind, error=kind)
 
 
 class _Exists(Exception):

@@ -113,6 +113,11 @@ class _RedisCache(BaseCache):  # type: ignore[misc]  # aiocache has no type hint
     async def _delete(self, key: str, _conn: object = None) -> int:
         return int(await (await self._client()).delete(key))
 
+    async def maxmemory_policy(self) -> str:
+        """Return what the server does when it is full; it may refuse to tell."""
+        answer = await (await self._client()).config_get("maxmemory-policy")
+        return str(answer["maxmemory-policy"])
+
     async def _close(self, *args: object, _conn: object = None, **kwargs: object) -> None:
         if isinstance(self._clients, _Clients):
             await self._clients.close()

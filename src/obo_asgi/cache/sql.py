@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from importlib import import_module
 from typing import Any, Final, NamedTuple, TypeVar
 
+from .._events import CACHE_UNAVAILABLE, emit
 from .._flights import Flights
 from ..errors import ConfigurationError
 
@@ -257,7 +258,8 @@ class SQLCache(BaseCache):  # type: ignore[misc] # aiocache has no types
             while await self._do(work) == BATCH:
                 pass
         except Exception as error:
-            logger.warning("expired rows could not be deleted: %s", type(error).__name__)
+            kind, message = type(error).__name__, "expired rows could not be deleted: %s"
+            emit(logger, logging.WARNING, CACHE_UNAVAILABLE, message, kind, error=kind)
             return error
         return None
 

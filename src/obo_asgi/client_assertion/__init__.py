@@ -7,6 +7,7 @@ refused with is read once more.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -21,6 +22,7 @@ from ..credentials import (
     WorkloadIdentity,
 )
 from ..errors import ConfigurationError, TokenAcquisitionError
+from ..readiness import CredentialReadiness
 from ._base import ClientAuthentication, Loader, Unusable
 from ._certificate_source import CertificateSourceLoader
 from ._files import CertificateLoader, FileLoader, SecretLoader, TokenFileLoader, WorkloadLoader
@@ -58,6 +60,27 @@ class ClientAuthenticator:
             else:
                 return
         raise ConfigurationError(f"no client credential is usable: {'; '.join(reasons)}")
+
+    def readiness(self) -> CredentialReadiness:
+        """Tell what is known of the credential that is in use, without a look at it."""
+        reasons, ended_at = [], None
+        for loader in self._loaders:
+            if not isinstance(loader, FileLoader):
+                return CredentialReadiness(True)
+            end = (
+                loader.content.ends_at
+                if isinstance(loader, CertificateLoader) and loader.content
+                else None
+            )
+            if loader.content is None:
+                reasons.append(loader.problem or "it has not been read yet")
+            elif end is not None and end <= time.time():
+                reasons.append("its certificate has ended")
+                ended_at = end
+            else:
+                return CredentialReadiness(True, None, end)
+        reason = f"No client credential can be used: {'; '.join(reasons)}."
+        return CredentialReadiness(False, reason, ended_at)
 
     async def key_material(self) -> bytes | None:
         """Return the client secret or the certificate's private key, of the first that has one."""

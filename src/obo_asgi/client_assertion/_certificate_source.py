@@ -7,6 +7,7 @@ import logging
 import time
 from typing import Final
 
+from .._events import CREDENTIAL_UNREADABLE, emit
 from ..certificates import SigningCertificate
 from ..credentials import CertificateSource, ClientCertificate
 from ..errors import ConfigurationError
@@ -62,7 +63,13 @@ class CertificateSourceLoader(CertificateLoader):
         self._problem = await self._adopt_next()
         left = _seconds_left(self.content)
         if self._problem is not None:
-            logger.warning("the source of the client certificate: %s", self._problem)
+            emit(
+                logger,
+                logging.WARNING,
+                CREDENTIAL_UNREADABLE,
+                "the source of the client certificate: %s",
+                self._problem,
+            )
             wait = _RETRY if left > 0 else RELOAD_INTERVAL
         else:
             wait = _LAST_DAY_REFRESH if left < _DAY else self._refresh

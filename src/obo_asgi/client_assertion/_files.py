@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from .._events import CREDENTIAL_UNREADABLE, emit
 from .._flights import Flights
 from .._lru import LRU
 from .._types import Secret
@@ -59,6 +60,11 @@ class FileLoader(ABC):
             raise Unusable(self._problem or "there is nothing in it")
         return self.content
 
+    @property
+    def problem(self) -> str | None:
+        """What was wrong with the file when it was looked at."""
+        return self._problem
+
     async def reload(self, version: int) -> None:
         """Forget when the file was looked at, unless it has been read anew since."""
         now = time.monotonic()
@@ -84,7 +90,7 @@ class FileLoader(ABC):
             self.content = await asyncio.to_thread(self.parse, raw)
         except ConfigurationError as problem:
             self._problem = str(problem)
-            logger.warning("%s: %s", self._path, problem)
+            emit(logger, logging.WARNING, CREDENTIAL_UNREADABLE, "%s: %s", self._path, problem)
         else:
             self._raw = raw
             self.version += 1

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from .._events import CREDENTIAL_UNREADABLE, emit
 from .._flights import Flights
 from .._http import Fetched, FetchFailed, fetch
 from .._msal_codec import NeedsIO, build_managed_identity, run
@@ -75,7 +76,8 @@ class RenewedLoader(ABC):
             new = await self.fetch()
         except Unusable as problem:
             if self._held is not None and time.time() < self._end:
-                logger.warning("a client assertion could not be renewed: %s", problem)
+                message = "a client assertion could not be renewed: %s"
+                emit(logger, logging.WARNING, CREDENTIAL_UNREADABLE, message, problem)
                 self._until = time.time() + RELOAD_INTERVAL
                 return None
             return Unusable(str(problem), temporary=problem.temporary)

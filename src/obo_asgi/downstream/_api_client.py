@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
+from .._events import DOWNSTREAM_CALLED, DOWNSTREAM_FAILED, emit, milliseconds
 from .._http import failure_kind, send
+from .._telemetry import (
+    Span,
+    called_api,
+    is_metered,
+    is_recording,
+    is_traced,
+    record,
+    span,
+    trace_headers,
+)
 from .._types import HTTPClient
 from ..config import DownstreamAPI, check_scopes
 from ..errors import ConfigurationError, InteractionRequiredError
 from ..tokens import AccessToken
 from ._answers import read, unreachable
-from ._caller import Caller, called_api
+from ._caller import Caller
 from ._demands import drop_refused, find_demand, meet_claims
 from ._httpx_auth import create_auth
 from ._requests import RequestOptions, build_request, is_repeatable
@@ -210,6 +222,77 @@ class APIClient:
         self, client: HTTPClient, request: Any, token: AccessToken, *, stream: bool
     ) -> Any:
         request.headers["Authorization"] = f"Bearer {token.token}"
-        response = await send(client, request, stream=stream)
-        logger.debug("%s %s answered %s", request.method, self.name, response.status_code)
+        started = time.perf_counter()
+        try:
+            if is_traced():
+                response = await self._send_traced(client, request, stream=stream)
+            else:
+                response = await send(client, request, stream=stream)
+        except Exception as error:
+            self._note(request.method, started, error=type(error).__name__)
+            raise
+        counts = self._caller.context.stats.counts
+        counts["downstream.answered"] += 1
+        counts["downstream.seconds"] += time.perf_counter() - started
+        if is_metered() or logger.isEnabledFor(logging.DEBUG):
+            self._note(request.method, started, status=response.status_code)
         return response
+
+    async def _send_traced(self, client: HTTPClient, request: Any, *, stream: bool) -> Any:
+        method = request.method
+        with span(
+            "downstream", is_client=True, api=self.name, http__request__method=method
+        ) as current:
+            if is_recording():
+                self._hand_on(current, request)
+            response = await send(client, request, stream=stream)
+            status = response.status_code
+            current.set_attribute("http.response.status_code", status)
+            if status >= 400:
+                current.set_attribute("error.type", str(status))
+        return response
+
+    def _hand_on(self, current: Span, request: Any) -> None:
+        """Let the API's spans be children of ours, not of our caller's."""
+        current.set_attribute("server.address", request.url.host)
+        if request.url.port is not None:
+            current.set_attribute("server.port", request.url.port)
+        headers, copied = request.headers, self._caller.trace.headers
+        if headers.get("traceparent") == copied.get("traceparent"):  # else the handler's own
+            for name in ("traceparent", "tracestate"):
+                headers.pop(name, None)
+            headers.update(trace_headers())
+
+    def _note(
+        self, method: str, started: float, *, status: int | None = None, error: str | None = None
+    ) -> None:
+        """Tell how a call ended, and count it if it failed."""
+        caller, failed = self._caller, error is not None
+        seconds = time.perf_counter() - started
+        if failed:
+            caller.context.stats.counts["downstream.failed"] += 1
+            caller.context.stats.counts["downstream.seconds"] += seconds
+        record(
+            "downstream",
+            seconds,
+            api=self.name,
+            http__request__method=method,
+            http__response__status_code=status,
+            error__type=error,
+        )
+        emit(
+            logger,
+            logging.INFO if failed else logging.DEBUG,
+            DOWNSTREAM_FAILED if failed else DOWNSTREAM_CALLED,
+            "%s %s failed: %s" if failed else "%s %s answered %s",
+            method,
+            self.name,
+            error if failed else status,
+            api=self.name,
+            tenant=caller.tenant_id,
+            correlation_id=caller.trace.correlation_id,
+            method=method,
+            status=status,
+            error=error,
+            milliseconds=milliseconds(seconds),
+        )

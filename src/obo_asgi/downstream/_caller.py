@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from .._telemetry import Stats
 from .._trace import Trace
 from .._types import HTTPClient, is_guid
 from ..acquirer import Acquirer
@@ -22,9 +22,6 @@ _ENDED: Final = (
     "response, call start_session() during the request and resume the session"
 )
 
-called_api: ContextVar[str] = ContextVar("obo_asgi_called_api", default="")
-"""The API that the running task has called last."""
-
 
 @dataclass(frozen=True, slots=True)
 class DownstreamContext:
@@ -36,6 +33,7 @@ class DownstreamContext:
     sessions: Sessions
     client: Callable[[], HTTPClient]
     open: Callable[[], Awaitable[None]]
+    stats: Stats = field(default_factory=Stats)
 
     def api(self, name: str) -> DownstreamAPI:
         """Return the API of a name.
@@ -169,8 +167,7 @@ class Caller:
 
     def holds_token(self, api: DownstreamAPI) -> bool:
         """Tell whether the token for an API can be had without waiting."""
-        grant = self._grant_for(api)
-        return self.context.acquirer.recall(grant, tuple(api.scopes)) is not None
+        return self.context.acquirer.holds(self._grant_for(api), tuple(api.scopes))
 
     async def acquire_token(
         self, api: DownstreamAPI, scopes: tuple[str, ...], *, claims: str | None = None

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, NoReturn
 
 from .._http import MARK
+from .._telemetry import called_api, trace_headers
 from ..config import DownstreamAPI
 from ._caller import Caller
 from ._demands import drop_refused, find_demand, meet_claims
@@ -38,7 +39,8 @@ class _AuthFlow:
         request.extensions[MARK] = self._name
         caller, api, scopes = self._caller, self._api, tuple(self._api.scopes)
         can_repeat = is_repeatable(request)
-        for name, value in caller.trace.headers.items():
+        called_api.set(self._name)
+        for name, value in {**caller.trace.headers, **trace_headers()}.items():
             request.headers.setdefault(name, value)
         token = await caller.acquire_token(api, scopes)
         request.headers["Authorization"] = f"Bearer {token.token}"

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Sequence
 from contextvars import Context, copy_context
 from typing import Any, Generic, TypeVar
 
+from .._telemetry import called_api
 from ..errors import DownstreamTimeoutError
 from ..interaction import find_interactions, merge_interactions
-from ._caller import called_api
 
 __all__ = ["Part", "gather"]
 

@@ -7,6 +7,7 @@ tokens made of it.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -14,9 +15,15 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from .._events import SESSION_ENDED, SESSION_EXPIRED, SESSION_RESUMED, SESSION_STARTED, emit
 from ..cache import TokenCache
 from ..cache._sessions import MAX_LIFETIME, SessionRecord
-from ..errors import ConfigurationError, SessionConflictError, SessionNotFoundError
+from ..errors import (
+    ConfigurationError,
+    SessionConflictError,
+    SessionExpiredError,
+    SessionNotFoundError,
+)
 from ..tokens import OnBehalfOfGrant, User
 from ._grant import Refreshes, SessionGrant
 from ._keys import SessionKey, new_session_key
@@ -33,6 +40,8 @@ __all__ = [
     "new_session_key",
     "requester",
 ]
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_LIFETIME: Final = 7 * 24 * 3600.0
 """Seconds that a session lives if nothing else is said."""
@@ -99,6 +108,7 @@ class Sessions:
                 current = await find_own()  # the lock may not have held for as long as the exchange
                 generation = 1 if current is None else current.generation + 1
                 await records.write(session.name, replace(record, generation=generation))
+                emit(logger, logging.DEBUG, SESSION_STARTED, "session started", tenant=user.tid)
 
             await find_own()
             yield StartingSession(
@@ -122,7 +132,13 @@ class Sessions:
             CacheUnavailableError: it cannot be told.
         """
         records, session = self._cache.sessions, self._key(key)
-        record = await StoredSession(records, session).use()
+        try:
+            record = await StoredSession(records, session).use()
+        except SessionExpiredError as error:
+            emit(logger, logging.INFO, SESSION_EXPIRED, "session refused: %s", error)
+            raise
+        tenant_id = record.tenant_id
+        emit(logger, logging.DEBUG, SESSION_RESUMED, "session resumed", tenant=tenant_id)
         return SessionGrant(records, self._refreshes, session, record)
 
     async def end(self, key: str) -> None:
@@ -134,8 +150,10 @@ class Sessions:
         records, session = self._cache.sessions, self._key(key)
         async with records.lock(session.name):
             with suppress(SessionNotFoundError):
-                await StoredSession(records, session).find()
+                record = await StoredSession(records, session).find()
                 await records.delete(session.name)
+                tenant_id = record.tenant_id
+                emit(logger, logging.DEBUG, SESSION_ENDED, "session ended", tenant=tenant_id)
 
     async def end_all(self, tenant_id: str, oid: str) -> None:
         """End all sessions that a user has started so far.
@@ -144,6 +162,8 @@ class Sessions:
             CacheUnavailableError: they may go on.
         """
         await self._cache.sessions.end_all(self._client_id, tenant_id, oid)
+        message = "all sessions of a user ended"
+        emit(logger, logging.DEBUG, SESSION_ENDED, message, tenant=tenant_id)
 
     async def aclose(self) -> None:
         """Let refreshes under way in the running loop end, for a moment."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from hmac import compare_digest
@@ -9,6 +10,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from .._events import SESSION_EXPIRED, emit
 from ..cache._sessions import SessionRecord, SessionRecords
 from ..errors import (
     AccessDeniedError,
@@ -24,6 +26,8 @@ from ..errors import (
 from ..tokens import AccessToken, Issued
 from ._keys import SessionKey
 from ._requester import may_use
+
+logger = logging.getLogger(__name__)
 
 TOUCH_PART: Final = 0.1
 """The part of its idle time after which the use of a session is written down."""
@@ -131,6 +135,15 @@ class StoredSession:
                     if _is_same(await self.load(), record):
                         await self._records.delete(self._key.name)
             raise
+        emit(
+            logger,
+            logging.INFO,
+            SESSION_EXPIRED,
+            "session refused: %s",
+            ended,
+            tenant=record.tenant_id,
+            correlation_id=ended.correlation_id,
+        )
         raise ended
 
     async def _change(self, record: SessionRecord, refresh_token: str) -> None:
