@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from typing import Any, Protocol, Self
 
 from azure.core.credentials import AccessToken, AccessTokenInfo, TokenRequestOptions
@@ -138,3 +139,53 @@ def KeyVaultCertificate(
         return value if b"-----BEGIN" in value else base64.b64decode(value)
 
     return ClientCertificate.from_source(load, send_x5c=send_x5c, refresh=refresh)
+
+
+def _certificate_from_settings(settings: Mapping[str, Any]) -> ClientCertificate:
+    """Return the certificate that an item of ``ClientCredentials`` names: SourceType KeyVault."""
+    known = {"SourceType", "KeyVaultUrl", "KeyVaultCertificateName", "SendX5C"}
+    known.add("ManagedIdentityClientId")
+    strangers = sorted(set(settings) - known)
+    if strangers:
+        raise ConfigurationError(f"{strangers[0]} is not for SourceType KeyVault: leave it out")
+    for key in ("KeyVaultUrl", "KeyVaultCertificateName"):
+        if not isinstance(settings.get(key), str):
+            raise ConfigurationError(f"{key} is missing: SourceType KeyVault needs it")
+    try:
+        import azure.identity.aio  # noqa: F401
+    except ImportError:
+        raise ConfigurationError(
+            "SourceType KeyVault needs azure-identity: pip install 'obo-asgi-azure[keyvault]'"
+        ) from None
+    return KeyVaultCertificate(
+        settings["KeyVaultUrl"],
+        settings["KeyVaultCertificateName"],
+        credential=_BriefCredential(settings.get("ManagedIdentityClientId")),
+        send_x5c=settings.get("SendX5C", False) in (True, "true", "True"),
+    )
+
+
+class _BriefCredential:
+    """Azure's default credential, open for one token only: nobody has to close it."""
+
+    def __init__(self, managed_identity_client_id: str | None) -> None:
+        self._options = (
+            {"managed_identity_client_id": managed_identity_client_id}
+            if managed_identity_client_id
+            else {}
+        )
+
+    async def get_token(self, *scopes: str, **options: Any) -> AccessToken:
+        from azure.identity.aio import DefaultAzureCredential
+
+        async with DefaultAzureCredential(**self._options) as credential:
+            return await credential.get_token(*scopes, **options)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *details: object) -> None:
+        """As `close`."""
