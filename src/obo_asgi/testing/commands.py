@@ -46,20 +46,38 @@ class Commands:
         with self._world.lock:
             return self._world.directory.user(name, tenant)
 
+    def remove_user(self, name: str, *, tenant: str | None = None) -> None:
+        """Remove a user from a tenant: from its sign-in page, and from what it issues tokens to."""
+        with self._world.lock:
+            directory = self._world.directory
+            directory.remove_user(directory.user(name, tenant))
+
     def add_client(
-        self, name: str, *, redirect_uris: Iterable[str] = (), public: bool = True
+        self,
+        name: str,
+        *,
+        redirect_uris: Iterable[str] = (),
+        public: bool = True,
+        client_id: str | None = None,
     ) -> str:
-        """Add an app that signs users in, and return its client id.
+        """Add an app that signs users in, in place of one of that name, and return its client id.
 
         Redirect URIs on this machine (localhost and the loopback addresses) are always accepted.
+        The client id is made from the name if left out.
         """
         with self._world.lock:
-            app = self._world.directory.add_client(name, redirect_uris=redirect_uris, public=public)
+            app = self._world.directory.add_client(
+                name, redirect_uris=redirect_uris, public=public, client_id=client_id
+            )
             return app.client_id
 
     def client_id(self, app: str = "spa") -> str:
         """Return the client id of an app; "spa" is a public client that is there at first."""
         return self._world.directory.app(app).client_id
+
+    def is_public(self, app: str = "spa") -> bool:
+        """Tell whether an app is a public client, which has no secret."""
+        return self._world.directory.app(app).public
 
     def add_redirect_uri(self, app: str, uri: str) -> None:
         """Register a redirect URI."""

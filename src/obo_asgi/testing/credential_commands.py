@@ -24,13 +24,13 @@ class CredentialCommands:
 
     _world: World
 
-    def new_secret(self, app: str = "api") -> str:
+    def new_secret(self, app: str = "api", *, value: str | None = None) -> str:
         """Add a client secret, and return it; registrations from then on hold it.
 
-        The older ones stay valid.
+        The older ones stay valid. It is random if no value is given.
         """
         with self._world.lock:
-            return self._credentials(app).new_secret()
+            return self._credentials(app).new_secret(value)
 
     def expire_secret(self, app: str = "api") -> None:
         """Let the client secrets expire (AADSTS7000222); registrations then hold a new one."""

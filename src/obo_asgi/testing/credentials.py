@@ -47,9 +47,9 @@ class Credentials:
     def __post_init__(self) -> None:
         self._secrets = [self.latest_secret]
 
-    def new_secret(self) -> str:
+    def new_secret(self, value: str | None = None) -> str:
         """Make another secret."""
-        self.latest_secret = _new_secret()
+        self.latest_secret = _new_secret() if value is None else value
         self._secrets.append(self.latest_secret)
         return self.latest_secret
 

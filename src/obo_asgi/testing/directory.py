@@ -169,17 +169,36 @@ class Directory:
         is_hashable = isinstance(tenant_id, str) and isinstance(oid, str)
         return self._users_by_oid.get((tenant_id, oid)) if is_hashable else None
 
+    def remove_user(self, user: User) -> None:
+        """Remove a user from a tenant."""
+        del self._users[user.tenant_id, user.name]
+        del self._users_by_oid[user.tenant_id, user.oid]
+
     def add_api(
-        self, uri: str, *, scopes: Collection[str], roles: Collection[str], version: str
+        self,
+        uri: str,
+        *,
+        scopes: Collection[str],
+        roles: Collection[str],
+        version: str,
+        client_id: str | None = None,
     ) -> App:
         """Add a resource, or declare anew what an existing one offers."""
-        app = self.find_app(uri) or self._add(uri, uri=uri)
+        app = self.find_app(uri) or self._add(uri, uri=uri, client_id=client_id)
         app.scopes, app.roles, app.version = tuple(scopes), tuple(roles), version
         return app
 
-    def add_client(self, name: str, *, redirect_uris: Iterable[str], public: bool) -> App:
-        """Add an app that signs users in."""
-        app = self._add(name, public=public)
+    def add_client(
+        self,
+        name: str,
+        *,
+        redirect_uris: Iterable[str],
+        public: bool,
+        client_id: str | None = None,
+    ) -> App:
+        """Add an app that signs users in, in place of one of that name."""
+        self._apps = {key: app for key, app in self._apps.items() if app.name != name}
+        app = self._add(name, public=public, client_id=client_id)
         app.redirect_uris.update(redirect_uris)
         return app
 

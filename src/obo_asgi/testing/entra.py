@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -114,6 +115,7 @@ class FakeEntra(Commands, CredentialCommands, Trouble):
         scopes: Collection[str] = (),
         roles: Collection[str] = (),
         version: str = "2.0",
+        client_id: str | None = None,
     ) -> AppRegistration:
         """Add a downstream API, and return its own registration so that it can be protected too.
 
@@ -122,10 +124,12 @@ class FakeEntra(Commands, CredentialCommands, Trouble):
             scopes: the delegated permissions that it offers, by bare name.
             roles: the app roles that clients are granted for themselves.
             version: "2.0": the ``aud`` of its tokens is its client id; "1.0": its identifier URI.
+            client_id: its client id, a GUID; made from the identifier URI if left out.
         """
         with self._world.lock:
-            directory = self._world.directory
-            app = directory.add_api(identifier_uri, scopes=scopes, roles=roles, version=version)
+            app = self._world.directory.add_api(
+                identifier_uri, scopes=scopes, roles=roles, version=version, client_id=client_id
+            )
             return self._registration(app)
 
     def token(
@@ -206,13 +210,23 @@ class FakeEntra(Commands, CredentialCommands, Trouble):
         return httpx.AsyncClient(transport=AppTransport(find_app), **options)
 
     @contextlib.contextmanager
-    def serve(self, *, port: int = 0) -> Iterator[Server]:
+    def serve(
+        self, *, port: int = 0, host: str = "127.0.0.1", public_url: str | None = None
+    ) -> Iterator[Server]:
         """Serve it over TLS while the block runs; `authority` is then the server's URL.
 
         Registrations made before still name the old authority: make them inside the block.
+
+        Args:
+            port: 0 for any free one.
+            host: the IPv4 address to listen at.
+            public_url: the origin by which others reach it, such as ``https://entra:8443``; its
+                certificate is for that name too. ``https://localhost:<port>`` if left out.
         """
-        with serve(self, port=port) as server:
-            authority, self._world.authority = self._world.authority, server.url
+        name = urlsplit(public_url or "").hostname
+        with serve(self, port=port, host=host, names=[name] if name else []) as server:
+            url = (public_url or server.url).rstrip("/").lower()
+            authority, self._world.authority = self._world.authority, url
             self._ca_file = server.ca_file
             try:
                 yield server

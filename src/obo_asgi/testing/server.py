@@ -13,7 +13,7 @@ import ssl
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -38,8 +38,15 @@ class Server:
 
 
 @contextlib.contextmanager
-def serve(app: ASGIApp, *, tls: bool = True, port: int = 0) -> Iterator[Server]:
-    """Serve an ASGI app on a port of 127.0.0.1 while the block runs; its lifespan is run.
+def serve(
+    app: ASGIApp,
+    *,
+    tls: bool = True,
+    port: int = 0,
+    host: str = "127.0.0.1",
+    names: Collection[str] = (),
+) -> Iterator[Server]:
+    """Serve an ASGI app on a port of this machine while the block runs; its lifespan is run.
 
     Needs uvicorn and trustme, the extra ``testing``.
 
@@ -47,9 +54,11 @@ def serve(app: ASGIApp, *, tls: bool = True, port: int = 0) -> Iterator[Server]:
         app: the app; it runs in an event loop of its own, in another thread.
         tls: with a certificate of the process's own authority; else plain HTTP.
         port: 0 for any free one.
+        host: the IPv4 address to listen at; "0.0.0.0" for all, as in a container.
+        names: the names that the certificate is for beside ``localhost`` and ``127.0.0.1``.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is taken, or there is no such address.
         RuntimeError: the app's start-up failed.
     """
     with _authority_lock:
@@ -57,14 +66,14 @@ def serve(app: ASGIApp, *, tls: bool = True, port: int = 0) -> Iterator[Server]:
     # asyncio switches Nagle's algorithm off only where the protocol is named
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
+        listener.bind((host, port))
         url = f"{'https' if tls else 'http'}://localhost:{listener.getsockname()[1]}"
-        server = _server(app, authority if tls else None)
+        server = _server(app, authority if tls else None, names)
         with _running(server, listener):
             yield Server(url, ca_file)
 
 
-def _server(app: ASGIApp, authority: trustme.CA | None) -> uvicorn.Server:
+def _server(app: ASGIApp, authority: trustme.CA | None, names: Collection[str]) -> uvicorn.Server:
     import uvicorn
 
     class AbruptServer(uvicorn.Server):
@@ -95,7 +104,8 @@ def _server(app: ASGIApp, authority: trustme.CA | None) -> uvicorn.Server:
     config.load()
     if authority is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+        own = dict.fromkeys(("localhost", "127.0.0.1", *names))
+        authority.issue_cert(*own).configure_cert(context)
         config.ssl = context
     return AbruptServer(config)
 
