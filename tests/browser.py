@@ -44,6 +44,7 @@ class Browser:
         self._connection = connection
         self._ids = itertools.count(1)
         self._errors: dict[str | None, list[str]] = {}
+        self._requests: dict[str | None, list[str]] = {}
 
     @contextlib.contextmanager
     def open_page(self) -> Iterator[Page]:
@@ -62,6 +63,10 @@ class Browser:
         self._errors[session] = errors
         return session
 
+    def record_requests(self, session: str) -> list[str]:
+        """Return a list to which the URLs of a tab's requests are added from now on."""
+        return self._requests.setdefault(session, [])
+
     def call(self, method: str, session: str | None = None, /, **parameters: Any) -> dict[str, Any]:
         """Send a command, to the browser or to a tab's session, and return the result."""
         number = next(self._ids)
@@ -79,6 +84,9 @@ class Browser:
             error = _error_of(answer.get("method"), answer.get("params", {}))
             if error is not None:
                 self._errors.get(answer.get("sessionId"), []).append(error)
+            if answer.get("method") == "Network.requestWillBeSent":
+                url = answer["params"]["request"]["url"]
+                self._requests.get(answer.get("sessionId"), []).append(url)
 
 
 class Page:
@@ -116,6 +124,11 @@ class Page:
         """Go to a URL."""
         answer = self._call("Page.navigate", url=url)
         assert "errorText" not in answer, answer["errorText"]
+
+    def record_requests(self) -> list[str]:
+        """Return a list to which the URLs that the page asks for are added from now on."""
+        self._call("Network.enable")
+        return self._browser.record_requests(self._session)
 
     def evaluate(self, expression: str) -> Any:
         """Return the JSON value of a JavaScript expression."""

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import inspect
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from obo_asgi.testing import FakeEntra, fake_downstream
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 
 
@@ -119,14 +120,18 @@ def surroundings() -> dict[str, Any]:
 def blocks(page: Path) -> Iterator[Any]:
     """Give the Python blocks of a page, compiled; tracebacks name the page and the line."""
     text = page.read_text(encoding="utf-8")
-    for match in re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S):
-        lines = text[: match.start(1)].count("\n")
-        source = "\n" * lines + match[1]
+    for match in re.finditer(r"^( *)```python\n(.*?)^\1```", text, re.M | re.S):
+        lines = text[: match.start(2)].count("\n")
+        source = "\n" * lines + textwrap.dedent(match[2])
         flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         yield compile(source, page, "exec", flags=flags, dont_inherit=True)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT / "docs").with_suffix("").as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 async def test_the_python_of_a_page_runs(page: Path) -> None:
     """Every block runs, one after the other, with what the page takes for granted."""
     names = surroundings()
@@ -136,7 +141,7 @@ async def test_the_python_of_a_page_runs(page: Path) -> None:
             await result
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_link_leads_somewhere(page: Path) -> None:
     """No relative link of a page is dead."""
     targets = LINK.findall(page.read_text(encoding="utf-8"))

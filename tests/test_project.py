@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ["bench", "check", "demo", "floors", "install", "test"]
+SCRIPTS = ["bench", "check", "demo", "docs", "floors", "install", "test"]
 ADAPTERS = ["azure", "fastapi", "litestar", "starlette"]
 PIN = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?==[0-9][A-Za-z0-9.!+]*")
 INDEX = re.compile(rb"(extra-)?index[-_]url|/[s]imple/", re.I)
