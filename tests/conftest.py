@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -19,6 +20,17 @@ settings.load_profile("tests")
 def anyio_backend() -> str:
     """Run async tests on asyncio, the only loop that the library speaks to."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def root_log() -> Iterator[None]:
+    """Leave nothing to the next test of how a framework sets the root logger up."""
+    yield
+    root = logging.getLogger()
+    root.setLevel(logging.WARNING)
+    for handler in root.handlers[:]:
+        if not type(handler).__module__.startswith("_pytest"):
+            root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -49,7 +49,7 @@ def test_consent_is_given_and_the_page_completes(spa: SpaWorld, page: Page, tmp_
     assert "Your consent is missing" == page.see("#title")
     assert f"{PARTNER}/read" == page.see("#missing")
     page.click("#go-on")
-    assert "api would like to" in page.see("p")
+    page.wait_for("document.body?.innerText.includes('api would like to')")
     page.click("button[value=accept]")
     assert "Projects of Alice" == page.see("#owner")
     assert [
