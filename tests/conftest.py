@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
-from tests.secrets_scan import SecretsScan, scanned_log
+from tests.secrets_scan import SecretsScan, scanned_log, scanned_telemetry
 
 pytest_plugins = ["tests.servers.fixtures"]
 
@@ -39,3 +40,14 @@ def library_log() -> Iterator[SecretsScan]:
     with scanned_log() as scan:
         yield scan
     assert [] == scan.findings
+
+
+@pytest.fixture(scope="session", autouse=True)
+def library_telemetry() -> Iterator[None]:
+    """Where OBO_ASGI_TRACED is set, record all spans and metrics too; no secret may be in them."""
+    if not os.environ.get("OBO_ASGI_TRACED"):
+        yield
+        return
+    with scanned_telemetry() as findings:
+        yield
+    assert [] == findings

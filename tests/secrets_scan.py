@@ -73,3 +73,26 @@ def scanned_log(name: str = "obo_asgi") -> Iterator[SecretsScan]:
         logger.removeHandler(scan)
         logger.setLevel(before[0])
         logger.propagate = before[1]
+
+
+@contextmanager
+def scanned_telemetry() -> Iterator[list[str]]:
+    """Let OpenTelemetry's SDK record every span and metric until the block ends; search them."""
+    from opentelemetry import metrics, trace
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+
+    findings: list[str] = []
+
+    class Search(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            findings.extend(find_secrets(span.to_json()))
+
+    tracers, reader = TracerProvider(shutdown_on_exit=False), InMemoryMetricReader()
+    tracers.add_span_processor(Search())
+    trace.set_tracer_provider(tracers)
+    metrics.set_meter_provider(MeterProvider([reader], shutdown_on_exit=False))
+    yield findings
+    data = reader.get_metrics_data()
+    findings.extend(find_secrets(data.to_json() if data else ""))
