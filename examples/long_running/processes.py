@@ -26,7 +26,7 @@ def run_module(*arguments: str, environment: Mapping[str, str], output: Path) ->
     """
     inherited = {k: value for k, value in os.environ.items() if not k.startswith("COVERAGE")}
     with output.open("wb") as file:
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603 (our own arguments)
             [sys.executable, "-m", *arguments],
             cwd=_ROOT,
             env={**inherited, **environment},

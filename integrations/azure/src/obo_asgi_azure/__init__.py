@@ -152,7 +152,7 @@ def _certificate_from_settings(settings: Mapping[str, Any]) -> ClientCertificate
         if not isinstance(settings.get(key), str):
             raise ConfigurationError(f"{key} is missing: SourceType KeyVault needs it")
     try:
-        import azure.identity.aio  # noqa: F401
+        import azure.identity.aio  # noqa: F401 (a start without it fails now)
     except ImportError:
         raise ConfigurationError(
             "SourceType KeyVault needs azure-identity: pip install 'obo-asgi-azure[keyvault]'"

@@ -38,7 +38,7 @@ __all__ = [
 class _Scheme(OAuth2):
     """Stands in the OpenAPI document where `protect` then puts the tenant's scheme."""
 
-    async def __call__(self) -> None:  # type: ignore[override]
+    async def __call__(self) -> None:  # type: ignore[override] # takes no request
         """Do nothing, for WebSockets too: the middleware has verified the token."""
 
 

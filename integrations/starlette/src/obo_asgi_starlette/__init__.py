@@ -94,7 +94,7 @@ def requires(
 
 def _is_async(endpoint: Callable[..., Any]) -> bool:
     """Tell what Starlette awaits, also a callable object, from what it runs in a thread."""
-    call = getattr(endpoint, "__call__", None)  # noqa: B004
+    call = getattr(endpoint, "__call__", None)  # noqa: B004 (an object, as Starlette looks)
     return inspect.iscoroutinefunction(endpoint) or inspect.iscoroutinefunction(call)
 
 
