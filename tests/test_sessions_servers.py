@@ -945,6 +945,7 @@ async def test_a_process_that_closes_amid_a_refresh_loses_nothing(
                 gate.opened.set()
                 await asyncio.sleep(moments.uniform(0, 0.2))
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        await obo.aclose()  # what went on after the first had to connect again
         errors = [outcome for outcome in outcomes if not isinstance(outcome, str)]
         assert all(isinstance(error, RuntimeError | CacheUnavailableError) for error in errors)
         await unlocked(redis)

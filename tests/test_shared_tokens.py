@@ -539,3 +539,25 @@ async def test_a_cache_that_is_down_at_start_is_no_error(
     await one.cache.aclose()
     await other.cache.aclose()
     assert shared.is_closed
+
+
+async def test_a_cache_is_closed_when_its_calls_have_ended(shared: FaultyCache) -> None:
+    """A call that is under way at the end, and the next one, get their answers before the close.
+
+    Closed while it connects, a client would keep that connection.
+    """
+    store, closed_before = Store(shared), []
+
+    async def look() -> None:
+        for _ in range(2):
+            await store.get("name", Budget(1))
+            closed_before.append(shared.is_closed)
+
+    shared.delay = 0.05
+    looking = asyncio.create_task(look())
+    await asyncio.sleep(0)
+    await store.aclose()
+    await looking
+
+    assert [False, False] == closed_before
+    assert shared.is_closed

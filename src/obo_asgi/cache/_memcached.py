@@ -49,7 +49,7 @@ class Uncancelled:
 
     async def close(self) -> Any:
         loop = asyncio.get_running_loop()
-        late = [call for call in self._calls if call.get_loop() is loop]
+        late = [call for call in list(self._calls) if call.get_loop() is loop]
         for call in late:
             call.cancel()
         await asyncio.gather(*late, return_exceptions=True)

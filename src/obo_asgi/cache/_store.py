@@ -11,6 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Final, Literal, Protocol
 
 from .._events import CACHE_CLOSED, CACHE_OPENED, CACHE_UNAVAILABLE, emit
@@ -123,6 +124,7 @@ class Store:
         self.breaker = Breaker(clock)
         self.counts: Counter[str] = Counter()
         self._background = Background()
+        self._calls: set[asyncio.Future[None]] = set()
 
     async def get(self, name: str, budget: Budget) -> Any:
         """Return what is kept under a name; None for nothing.
@@ -181,6 +183,10 @@ class Store:
     async def aclose(self) -> None:
         """Let what is under way in the running loop end, for a moment, and close the cache."""
         await self._background.aclose(_BACKGROUND_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_BACKGROUND_SECONDS):
+                while calls := self._calls_here():  # closed amid a call, it may connect afterwards
+                    await asyncio.wait(calls)
         try:
             async with asyncio.timeout(_BACKGROUND_SECONDS):
                 await self._cache.close()
@@ -213,6 +219,8 @@ class Store:
         self, method: Callable[..., Awaitable[Any]], arguments: tuple[Any, ...], budget: Budget
     ) -> Any:
         started = self._clock()
+        call = asyncio.get_running_loop().create_future()
+        self._calls.add(call)
         try:
             async with asyncio.timeout(budget.left):
                 result = await method(*arguments)
@@ -232,7 +240,13 @@ class Store:
             return result
         finally:
             budget.left -= self._clock() - started
+            self._calls.discard(call)
+            call.set_result(None)
         raise Unavailable
+
+    def _calls_here(self) -> list[asyncio.Future[None]]:
+        loop = asyncio.get_running_loop()
+        return [call for call in list(self._calls) if call.get_loop() is loop]
 
     async def _add(self, name: str, value: str, ttl: int) -> None:
         """Add, telling "it is there" from every other failure."""
