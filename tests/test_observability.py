@@ -151,6 +151,35 @@ async def test_the_api_goes_on_with_our_span(otel: Telemetry, world: DashboardWo
     assert ids == {headers["traceparent"][:-3] for headers in world.seen}
 
 
+async def test_the_callers_trace_goes_on_in_an_app_without_instrumentation(
+    otel: Telemetry, world: DashboardWorld
+) -> None:
+    """Our spans are then children of the caller's, and what its tracestate says goes on."""
+    await world.ask(traceparent=INCOMING, tracestate="vendor=1")
+    _, trace_id, parent_id, _ = INCOMING.split("-")
+    by_id = {span.context.span_id for span in otel.spans()}
+    outermost = [span for span in otel.spans() if span.parent and span.parent.span_id not in by_id]
+
+    assert "obo_asgi.verify" in {span.name for span in outermost}
+    assert {int(parent_id, 16)} == {span.parent.span_id for span in outermost if span.parent}
+    assert {int(trace_id, 16)} == {span.context.trace_id for span in otel.spans()}
+    assert {(trace_id, "vendor=1")} == {
+        (headers["traceparent"].split("-")[1], headers["tracestate"]) for headers in world.seen
+    }
+
+
+@pytest.mark.parametrize("incoming", [{}, {"traceparent": "nonsense"}])
+async def test_a_request_leaves_no_trace_to_the_next(
+    incoming: dict[str, str], otel: Telemetry, world: DashboardWorld
+) -> None:
+    """Where a caller names no span, or nonsense, our outermost spans have no parent."""
+    await world.ask(traceparent=INCOMING)
+    otel.exporter.clear()
+    await world.ask(**incoming)
+    assert None in {span.parent for span in otel.spans()}
+    assert int(INCOMING.split("-")[1], 16) not in {span.context.trace_id for span in otel.spans()}
+
+
 async def test_without_a_span_the_callers_goes_on(world: DashboardWorld) -> None:
     """Where nothing is recorded, the caller's traceparent is handed on as it came."""
     await world.show(traceparent=INCOMING)

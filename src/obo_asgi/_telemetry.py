@@ -140,6 +140,27 @@ def mark(name: str, **attributes: str | None) -> None:
         pass
 
 
+@contextmanager
+def continued(caller: Mapping[str, str]) -> Iterator[None]:
+    """Make the caller's span the parent of ours until the block ends, where no span is current.
+
+    Args:
+        caller: the W3C headers of the caller's span.
+    """
+    from opentelemetry import context, trace
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    if not caller or trace.get_current_span().get_span_context().is_valid:
+        yield
+        return
+    joined = TraceContextTextMapPropagator().extract(caller, context.get_current())
+    before = context.attach(joined)
+    try:
+        yield
+    finally:
+        context.detach(before)
+
+
 def trace_headers() -> dict[str, str]:
     """Return the W3C headers of the current span, if it is recorded."""
     if not is_recording():

@@ -64,6 +64,11 @@ class Trace:
         return self.headers[CORRELATION_HEADER]
 
     @property
+    def context(self) -> dict[str, str]:
+        """The caller's trace context (W3C), by lower-case name of the header."""
+        return _context(_texts(self._incoming))
+
+    @property
     def wants_fresh(self) -> bool:
         """Whether the caller asks for a fresh answer (RFC 9111 section 5.2.1.4)."""
         return _CACHE_CONTROL in self.headers
@@ -103,10 +108,16 @@ def _outgoing(incoming: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     name = _find_id(received)
     correlation_id = new_id() if name is None else received[name]
     headers = dict.fromkeys((name or CORRELATION_HEADER, CORRELATION_HEADER), correlation_id)
-    if _TRACE_PARENT.fullmatch(received.get("traceparent", "")):
-        headers["traceparent"] = received["traceparent"]
-        if _TRACE_STATE.fullmatch(received.get("tracestate", "")):
-            headers["tracestate"] = received["tracestate"]
+    headers.update(_context(received))
     if "no-cache" in received.get(_CACHE_CONTROL, "").lower():
         headers[_CACHE_CONTROL] = "no-cache"
     return headers
+
+
+def _context(received: Mapping[str, str]) -> dict[str, str]:
+    if not _TRACE_PARENT.fullmatch(received.get("traceparent", "")):
+        return {}
+    context = {"traceparent": received["traceparent"]}
+    if _TRACE_STATE.fullmatch(received.get("tracestate", "")):
+        context["tracestate"] = received["tracestate"]
+    return context

@@ -11,6 +11,7 @@ from typing import Final
 from ._cors import has_cors_inside
 from ._events import REQUEST_REFUSED, emit
 from ._inbound import bearer_token, check_paths, dispatched_path, is_preflight
+from ._telemetry import continued, is_traced
 from ._trace import Trace
 from ._types import ASGIApp, Message, Receive, Scope, Send
 from ._websocket import CLOSE_POLICY, call_until
@@ -95,16 +96,20 @@ class OnBehalfOfMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
-        if kind == "http":
-            await self._http(scope, receive, send)
-        elif kind == "websocket":
-            await self._websocket(scope, receive, send)
-        elif kind == "lifespan":
+        if kind == "lifespan":
             await self._lifespan(scope, receive, send)
-        else:
+            return
+        if kind not in ("http", "websocket"):
             raise RuntimeError(f"unknown ASGI scope type {kind!r}: refusing to pass it on")
+        serve = self._http if kind == "http" else self._websocket
+        trace = Trace(scope["headers"])
+        if is_traced():
+            with continued(trace.context):
+                await serve(scope, trace, receive, send)
+        else:
+            await serve(scope, trace, receive, send)
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _http(self, scope: Scope, trace: Trace, receive: Receive, send: Send) -> None:
         started = False
 
         def watch(message: Message) -> Awaitable[None]:
@@ -116,7 +121,6 @@ class OnBehalfOfMiddleware:
             document = self._resource.document(self._obo.registration)
             await _send_answer(metadata_response(document, scope["method"]), send)
             return
-        trace = Trace(scope["headers"])
         answer_to: Callable[[Exception], ErrorResponse | None] | None = self._refuse
         try:
             inner = await self._admit(scope, trace)
@@ -131,8 +135,7 @@ class OnBehalfOfMiddleware:
             return
         await _send_answer(answer, send, trace.echo)
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        trace = Trace(scope["headers"])
+    async def _websocket(self, scope: Scope, trace: Trace, receive: Receive, send: Send) -> None:
         try:
             inner = await self._admit(scope, trace)
         except Exception as error:
