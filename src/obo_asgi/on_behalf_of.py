@@ -243,7 +243,9 @@ class OnBehalfOf:
             trace: what the request hands on to Entra and to the APIs; new ids if left out.
 
         Raises:
-            As `verify` does.
+            InvalidTokenError: the token is refused; `ExpiredTokenError` if it is past its end.
+            InsufficientScopeError: the token lacks a required scope.
+            KeysUnavailableError: the signing keys cannot be had now.
         """
         user = await self.verify(token)
         return self._downstream(token, token_digest(token), user, trace or Trace())
