@@ -29,7 +29,7 @@ from .config import (
 from .downstream import Caller, Downstream, DownstreamContext
 from .errors import ConfigurationError
 from .metadata import MAX_AGE, Metadata
-from .readiness import CacheReadiness, KeysReadiness, Readiness
+from .readiness import Readiness, cache_readiness, keys_readiness
 from .sessions import Sessions
 from .tenants import TenantPolicy
 from .token_endpoint import TokenEndpoint
@@ -181,8 +181,12 @@ class OnBehalfOf:
 
         Before `warm_up`, or the first request, it cannot.
         """
-        keys, credential = self._keys_readiness(), self._authenticator.readiness()
-        return Readiness(keys.ready and credential.ready, keys, self._cache_readiness(), credential)
+        ages = [self._metadata[version].age for version in self._versions]
+        keys = keys_readiness(*ages, max_age=MAX_AGE)
+        breaker = self._cache.breaker
+        shared_cache = cache_readiness("none" if breaker is None else breaker.state)
+        credential = self._authenticator.readiness()
+        return Readiness(keys.ready and credential.ready, keys, shared_cache, credential)
 
     def stats(self) -> dict[str, float]:
         """Return what has happened so far as numbers by name, always the same names.
@@ -196,30 +200,8 @@ class OnBehalfOf:
 
     @property
     def _versions(self) -> list[str]:
-        """The versions of tokens that there are at this authority."""
-        return ["2.0"] if self.registration.issuers.v1 is None else ["1.0", "2.0"]
-
-    def _keys_readiness(self) -> KeysReadiness:
-        ages = {version: self._metadata[version].age for version in self._versions}
-        if ages["2.0"] is None:  # those of version 1.0 are fetched when somebody needs them
-            return KeysReadiness(False, "The signing keys have not been fetched yet.")
-        age = max(age for age in ages.values() if age is not None)
-        if age >= MAX_AGE:
-            hours = f"{MAX_AGE / 3600:.0f} hours"
-            reason = f"The signing keys could not be renewed for {hours}, and are used no more."
-            return KeysReadiness(False, reason, age, 0.0)
-        return KeysReadiness(True, None, age, MAX_AGE - age)
-
-    def _cache_readiness(self) -> CacheReadiness:
-        breaker = self._cache.breaker
-        if breaker is None:
-            return CacheReadiness("none")
-        reason = {
-            "closed": None,
-            "half-open": "The shared cache has failed, and is tried again.",
-            "open": "The shared cache has failed, and is left alone for some seconds.",
-        }
-        return CacheReadiness(breaker.state, reason[breaker.state])
+        """The versions of tokens that there are at this authority, the newest first."""
+        return ["2.0"] if self.registration.issuers.v1 is None else ["2.0", "1.0"]
 
     async def verify(self, token: str) -> User:
         """Verify an access token and return who calls.
