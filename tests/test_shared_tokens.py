@@ -23,6 +23,7 @@ from obo_asgi.cache._records import name_of, purge_name
 from obo_asgi.cache._seal import Sealer
 from obo_asgi.cache._shared import PURGE_INTERVAL, SharedTokens
 from obo_asgi.cache._store import FAILURES, PERIOD, Budget, Store, Unavailable
+from obo_asgi.cache.sql import SQLCache
 from obo_asgi.tokens import TokenKey
 from tests.shared_cache import FaultyCache, answer, fail
 
@@ -523,13 +524,23 @@ async def test_a_cache_that_mangles_is_refused(shared: FaultyCache) -> None:
         await Process(shared).open()
 
 
+async def test_a_cache_that_says_what_it_lacks_fails_at_start() -> None:
+    """A table that nobody has made is named at start, each time, not met by going on without it."""
+    cache = TokenCache(shared=SQLCache("sqlite+aiosqlite://", table="nowhere"), keys=RING)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=r"nowhere does not exist.*create_if_not"):
+            await cache.open("app", no_material)
+    await cache.aclose()
+
+
 async def test_a_cache_that_is_down_at_start_is_no_error(
     shared: FaultyCache, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The start goes on with a warning, and the cache is used when it is back."""
     shared.fault = fail(ConnectionError)
     one, other = await Process(shared).open(), Process(shared)
-    assert "does not answer" in caplog.text
+    [told] = caplog.records
+    assert ("cache.unavailable", "ConnectionError") == (vars(told)["event"], vars(told)["error"])
     shared.fault = None
     token = await one.acquire()
     await settled()

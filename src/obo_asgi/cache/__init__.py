@@ -83,7 +83,8 @@ class TokenCache:
             material: what a key is derived from, if none is given.
 
         Raises:
-            ConfigurationError: there is no key, or the shared cache mangles what it is given.
+            ConfigurationError: there is no key, or the shared cache mangles what it is given or
+                lacks its table.
         """
         store = self._store
         if store is None:

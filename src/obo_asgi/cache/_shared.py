@@ -86,7 +86,7 @@ class SharedTokens:
         A cache that does not answer is no error: it is left alone and tried again.
 
         Raises:
-            ConfigurationError: it answers, with something else.
+            ConfigurationError: it gives back something else, or says what it lacks, as its table.
         """
         name, value = f"obo:1:probe:{secrets.token_hex(8)}", secrets.token_urlsafe(256)
         budget = Budget(_OPENING_SECONDS)
@@ -96,8 +96,13 @@ class SharedTokens:
             await self._store.delete(name, budget)
             await self._look(budget)
         except Unavailable:
-            message = "the shared token cache does not answer; going on without it"
-            emit(logger, logging.WARNING, CACHE_UNAVAILABLE, message)
+            failure = self._store.failure
+            if isinstance(failure, ConfigurationError):
+                raise ConfigurationError(str(failure)) from None
+            message = "the shared token cache does not answer (%s); going on without it"
+            emit(
+                logger, logging.WARNING, CACHE_UNAVAILABLE, message, failure, error=failure or None
+            )
             return
         if back != value:
             raise ConfigurationError(

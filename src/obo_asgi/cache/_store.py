@@ -125,6 +125,8 @@ class Store:
         self.counts: Counter[str] = Counter()
         self._background = Background()
         self._calls: set[asyncio.Future[None]] = set()
+        self.failure: ConfigurationError | str = ""
+        """Why it did not answer the last time: what must change first, or a word."""
 
     async def get(self, name: str, budget: Budget) -> Any:
         """Return what is kept under a name; None for nothing.
@@ -230,6 +232,8 @@ class Store:
         except TimeoutError:
             budget.left = 0
             self._note_failure("timeouts", "took too long")
+        except ConfigurationError as error:
+            self._note_failure("failures", ConfigurationError(str(error)))
         except Exception as error:
             self._note_failure("failures", type(error).__name__)
         except BaseException:
@@ -264,8 +268,9 @@ class Store:
             message = "the shared cache answers again"
             emit(logger, logging.INFO, CACHE_CLOSED, message)
 
-    def _note_failure(self, counter: str, reason: str) -> None:
+    def _note_failure(self, counter: str, reason: ConfigurationError | str) -> None:
         self.counts[counter] += 1
+        self.failure = reason
         before = self.breaker.state
         self.breaker.failed()
         if before == "closed" and self.breaker.state == "open":
@@ -276,7 +281,7 @@ class Store:
                 "the shared cache is left alone for %d s: %s",
                 PERIOD,
                 reason,
-                error=reason,
+                error=str(reason),
             )
 
     async def _quietly(self, work: Callable[[Budget], Coroutine[Any, Any, None]]) -> None:
