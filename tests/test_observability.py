@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -17,10 +18,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 
 from examples import telemetry as telemetry_example
-from obo_asgi import OboError, TokenCache
+from obo_asgi import DownstreamAPI, OboError, OnBehalfOf, TokenAcquisitionError, TokenCache
 from obo_asgi._events import EVENTS
 from obo_asgi._telemetry import is_recording
 from obo_asgi.cache._store import PERIOD, Budget, Store, Unavailable
+from obo_asgi.testing import FakeEntra
 from tests.observed_world import INCOMING, DashboardWorld, Telemetry, telemetry
 from tests.secrets_scan import find_secrets, scanned_log, text_of
 from tests.session_world import RING
@@ -295,6 +297,31 @@ async def test_an_exchange_says_whose_and_how_long(log: Records, world: Dashboar
             "correlation_id": correlation_id,
             "cache": "miss",
         } == each
+
+
+async def test_one_failed_exchange_is_one_failure_and_says_why(log: Records) -> None:
+    """Each request without an answer is an event of its own, with the kind of its failure."""
+
+    async def refuse(request: httpx.Request) -> None:
+        if request.url.path.endswith("/token"):
+            raise httpx.ConnectError("refused")
+
+    entra = FakeEntra()
+    entra.add_api("api://partner", scopes=["read"])
+    async with OnBehalfOf(
+        entra.registration(),
+        downstream={"partner": DownstreamAPI(scopes=["api://partner/read"])},
+        http_client=entra.client(event_hooks={"request": [refuse]}),
+    ) as obo:
+        downstream = await obo.downstream_for(entra.token())
+        with pytest.raises(TokenAcquisitionError):
+            await downstream["partner"].acquire_token()
+    [failed] = log.fields("exchange.failed")
+    unanswered = log.fields("exchange.unanswered")
+
+    assert ("partner", "temporarily_unavailable") == (failed["api"], failed["error"])
+    assert ["failed (ConnectError)"] * 2 == [each["error"] for each in unanswered]
+    assert {failed["correlation_id"]} == {each["correlation_id"] for each in unanswered}
 
 
 async def test_refusals_are_told_at_info(log: Records, world: DashboardWorld) -> None:

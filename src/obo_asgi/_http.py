@@ -214,7 +214,8 @@ async def fetch(client: HTTPClient, request: Any, *, seconds: float, limit: int)
         kind = failure_kind(error)
         if kind is None:
             raise
-        failure = "timed out" if kind == "timeout" else "failed"
+        verb = "timed out" if kind == "timeout" else "failed"
+        failure = f"{verb} ({type(error).__name__})"
     raise FetchFailed(failure)
 
 

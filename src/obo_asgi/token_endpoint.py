@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from ._events import CREDENTIAL_REFUSED, EXCHANGE_FAILED, emit
+from ._events import CREDENTIAL_REFUSED, EXCHANGE_UNANSWERED, emit
 from ._flights import Flights
 from ._http import Fetched, FetchFailed, fetch
 from ._lru import LRU
@@ -287,12 +287,11 @@ class TokenEndpoint:
             emit(
                 logger,
                 logging.WARNING,
-                EXCHANGE_FAILED,
-                "token endpoint: the request %s (%s)",
+                EXCHANGE_UNANSWERED,
+                "the request to the token endpoint %s",
                 failure,
-                correlation_id,
                 correlation_id=correlation_id,
-                error="unreachable",
+                error=str(failure),
             )
             return None
 
