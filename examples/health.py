@@ -17,7 +17,7 @@ PUBLIC = ["/livez", "/readyz"]  # for probes inside the cluster; /stats wants a 
 def create_app(obo: OnBehalfOf) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette):  # type: ignore[no-untyped-def]
-        await obo.warm_up()  # a wrong tenant, secret or path fails the start, not a user
+        await obo.warm_up()  # a wrong tenant or path fails the start, not a user
         yield
 
     async def livez(request: Request) -> JSONResponse:

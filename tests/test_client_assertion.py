@@ -145,12 +145,15 @@ async def sign_later() -> str:
         pytest.param(
             lambda path: ClientSecret.from_file(write(path, " s3cret \r\n")), "s3cret", id="a file"
         ),
+        pytest.param(
+            lambda path: ClientSecret.from_file(write(path, "\ufeffs3cret\r\n")), "s3cret", id="BOM"
+        ),
     ],
 )
 async def test_a_secret_is_one_field(
     make: Callable[[Path], ClientCredential], expected: str, tmp_path: Path
 ) -> None:
-    """A secret, also of a file with its line break, is sent as client_secret."""
+    """A secret, also of a file with a line break or a byte order mark, is sent as client_secret."""
     auth = authenticator(make(tmp_path / "secret"))
 
     assert {"client_secret": expected} == await fields(auth)
@@ -979,6 +982,65 @@ async def test_a_better_one_is_used_as_soon_as_it_is_there(tmp_path: Path, clock
     clock.pass_by(1)
 
     assert "a.b.c" == await assertion(auth)
+
+
+async def test_what_cannot_be_had_from_elsewhere_is_not_waited_for_each_time(
+    clock: Clock,
+) -> None:
+    """While a later one is usable, a managed identity that cannot be had is tried once a minute."""
+    metadata = Metadata(httpx.ConnectError("no route"), httpx.ConnectError("no route"), granted())
+    auth = authenticator([ManagedIdentity(), ClientSecret("s3cret")], metadata)
+    for _ in range(3):
+        assert {"client_secret": "s3cret"} == await fields(auth)
+    assert 1 == len(metadata.requests)
+    clock.pass_by(60)
+    assert {"client_secret": "s3cret"} == await fields(auth)
+    assert 2 == len(metadata.requests)
+    clock.pass_by(60)
+
+    assert {"client_assertion", "client_assertion_type"} == set(await fields(auth))
+
+
+async def test_a_lone_identity_is_asked_each_time() -> None:
+    """What has no other in its place is tried at each exchange."""
+    metadata = Metadata(httpx.ConnectError("no route"), granted())
+    auth = managed(metadata)
+    await refusal(auth)
+
+    assert JWT_BEARER == (await fields(auth))["client_assertion_type"]
+
+
+async def test_a_stand_in_is_told_once(
+    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log names what is used, and why what goes before it is not, when that changes."""
+    auth = authenticator([WorkloadIdentity(tmp_path / "token"), ClientSecret("s3cret")])
+    for _ in range(3):
+        await fields(auth)
+        clock.pass_by(1)
+    [told] = [record for record in caplog.records if "is used instead" in record.message]
+
+    assert "credential.unreadable" == vars(told)["event"]
+    assert told.message.startswith("ClientSecret('***') is used instead")
+    assert "the file cannot be read (FileNotFoundError)" in told.message
+    assert "s3cret" not in caplog.text
+
+
+async def test_a_file_that_is_gone_is_told_each_time_it_goes(
+    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that goes, comes back as it was, and goes again is two warnings."""
+    path = write(tmp_path / "secret", "s3cret")
+    auth = authenticator(ClientSecret.from_file(path))
+    for exists in (True, False, False, True, False):
+        if exists:
+            write(path, "s3cret")
+        else:
+            path.unlink(missing_ok=True)
+        clock.pass_by(1)
+        assert {"client_secret": "s3cret"} == await fields(auth)
+
+    assert 2 == caplog.text.count("the file cannot be read (FileNotFoundError)")
 
 
 async def test_where_none_is_usable_each_is_named(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ refused with is read once more.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
+from .._events import CREDENTIAL_UNREADABLE, emit
 from .._types import HTTPClient
 from ..config import AppRegistration
 from ..credentials import (
@@ -30,6 +32,8 @@ from ._handed_out import CallableLoader, ManagedIdentityLoader
 
 __all__ = ["ClientAuthenticator"]
 
+logger = logging.getLogger(__name__)
+
 
 class ClientAuthenticator:
     """Authenticates the API with the first of its credentials that is usable.
@@ -42,6 +46,8 @@ class ClientAuthenticator:
     def __init__(self, registration: AppRegistration, client: Callable[[], HTTPClient]) -> None:
         self._credentials = registration.credentials
         self._loaders = [_loader(item, registration, client) for item in self._credentials]
+        self._failed_at = [float("-inf")] * len(self._loaders)
+        self._chosen = 0
 
     async def check(self) -> None:
         """Read what files and sources hold, so that a wrong path or password fails at start.
@@ -63,24 +69,13 @@ class ClientAuthenticator:
 
     def readiness(self) -> CredentialReadiness:
         """Tell what is known of the credential that is in use, without a look at it."""
-        reasons, ended_at = [], None
-        for loader in self._loaders:
-            if not isinstance(loader, FileLoader):
-                return CredentialReadiness(True)
-            end = (
-                loader.content.ends_at
-                if isinstance(loader, CertificateLoader) and loader.content
-                else None
-            )
-            if loader.content is None:
-                reasons.append(loader.problem or "it has not been read yet")
-            elif end is not None and end <= time.time():
-                reasons.append("its certificate has ended")
-                ended_at = end
-            else:
-                return CredentialReadiness(True, None, end)
-        reason = f"No client credential can be used: {'; '.join(reasons)}."
-        return CredentialReadiness(False, reason, ended_at)
+        known = [loader.readiness() for loader in self._loaders]
+        for credential in known:
+            if credential.ready:
+                return credential
+        reasons = "; ".join(credential.reason or "" for credential in known)
+        ended_at = next((item.expires_at for item in known if item.expires_at is not None), None)
+        return CredentialReadiness(False, f"No client credential can be used: {reasons}.", ended_at)
 
     async def key_material(self) -> bytes | None:
         """Return the client secret or the certificate's private key, of the first that has one."""
@@ -96,20 +91,46 @@ class ClientAuthenticator:
         Raises:
             TokenAcquisitionError: no credential is usable; its hint names each with its reason.
         """
-        reasons, temporary = [], False
-        for credential, loader in zip(self._credentials, self._loaders, strict=True):
+        reasons: dict[int, str] = {}
+        temporary = False
+        for number in self._order():
             try:
-                return await loader.authenticate(audience)
+                authentication = await self._loaders[number].authenticate(audience)
             except Unusable as problem:
-                reasons.append(f"{credential!r}: {problem}")
+                self._failed_at[number] = time.monotonic()
+                reasons[number] = f"{self._credentials[number]!r}: {problem}"
                 temporary = temporary or problem.temporary
+            else:
+                self._note_choice(number, reasons.values())
+                return authentication
         raise TokenAcquisitionError(
             "no client credential is usable",
             error="invalid_client",
             correlation_id=correlation_id,
             retry_after=5 if temporary else None,
-            hint="; ".join(reasons),
+            hint="; ".join(reasons[number] for number in sorted(reasons)),
         )
+
+    def _order(self) -> list[int]:
+        """Return the credentials as they are tried: last what could not be had a while ago."""
+        now = time.monotonic()
+        return sorted(
+            range(len(self._loaders)),
+            key=lambda number: now - self._failed_at[number] < self._loaders[number].patience,
+        )
+
+    def _note_choice(self, number: int, reasons: Collection[str]) -> None:
+        """Tell the operator, once, that a credential stands in for an earlier one."""
+        before, self._chosen = self._chosen, number
+        if reasons and number != before:
+            emit(
+                logger,
+                logging.WARNING,
+                CREDENTIAL_UNREADABLE,
+                "%r is used instead of what goes before it: %s",
+                self._credentials[number],
+                "; ".join(reasons),
+            )
 
     async def authenticate_again(
         self, refused: ClientAuthentication, audience: str, correlation_id: str

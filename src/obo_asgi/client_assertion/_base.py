@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Protocol
 
+from ..readiness import CredentialReadiness
+
 RELOAD_INTERVAL: Final = 5.0
 """Seconds between two readings of a credential that Entra keeps refusing."""
+PATIENCE: Final = 60.0
+"""Seconds for which nobody waits again for a credential from elsewhere that cannot be had."""
 
 _JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
@@ -40,8 +44,15 @@ class ClientAuthentication:
 class Loader(Protocol):
     """Makes one credential usable."""
 
+    patience: float
+    """Seconds for which it is not tried again, while another credential is usable."""
+
     async def authenticate(self, audience: str) -> ClientAuthentication:
         """Return the fields for a token endpoint; raise `Unusable`."""
+        ...
+
+    def readiness(self) -> CredentialReadiness:
+        """Tell what is known of the credential, without a look at it."""
         ...
 
     async def reload(self, version: int) -> None:

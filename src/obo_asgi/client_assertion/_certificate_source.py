@@ -11,7 +11,7 @@ from .._events import CREDENTIAL_UNREADABLE, emit
 from ..certificates import SigningCertificate
 from ..credentials import CertificateSource, ClientCertificate
 from ..errors import ConfigurationError
-from ._base import RELOAD_INTERVAL, Unusable
+from ._base import PATIENCE, RELOAD_INTERVAL, Unusable
 from ._developer_call import DeveloperCall
 from ._files import CertificateLoader
 
@@ -30,6 +30,8 @@ class CertificateSourceLoader(CertificateLoader):
         client_id: the app registration.
         source: brings it.
     """
+
+    patience = PATIENCE
 
     def __init__(
         self, credential: ClientCertificate, client_id: str, source: CertificateSource

@@ -18,6 +18,7 @@ from .._types import Secret
 from ..certificates import ASSERTION_LIFETIME, SigningCertificate
 from ..credentials import ClientCertificate, check_secret
 from ..errors import ConfigurationError
+from ..readiness import CredentialReadiness
 from ._base import RELOAD_INTERVAL, ClientAuthentication, Unusable, by_assertion
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ _MAX_AUDIENCES = 256
 
 class FileLoader(ABC):
     """Holds what a file says, in a form that a subclass parses; or a value that never changes."""
+
+    patience = 0.0
 
     def __init__(self, path: Path | None, content: Any = None) -> None:
         self._path = path
@@ -60,10 +63,10 @@ class FileLoader(ABC):
             raise Unusable(self._problem or "there is nothing in it")
         return self.content
 
-    @property
-    def problem(self) -> str | None:
-        """What was wrong with the file when it was looked at."""
-        return self._problem
+    def readiness(self) -> CredentialReadiness:
+        if self.content is None:
+            return CredentialReadiness(False, self._problem or "it has not been read yet")
+        return CredentialReadiness(True)
 
     async def reload(self, version: int) -> None:
         """Forget when the file was looked at, unless it has been read anew since."""
@@ -75,25 +78,29 @@ class FileLoader(ABC):
         await self._flights.aclose()
 
     async def _look(self, path: Path) -> None:
+        problem = self._problem
         try:
             stamp, raw = await asyncio.to_thread(_read_changed, path, self._stamp)
         except OSError as error:
-            self._problem = f"the file cannot be read ({type(error).__name__})"
+            self._stamp, problem = None, f"the file cannot be read ({type(error).__name__})"
         else:
-            if raw is not None and raw != self._raw:
-                await self._adopt(raw)
+            if raw is not None:
+                problem = await self._adopt(raw)
             self._stamp = stamp
-        self._looked_at = time.monotonic()
+        if problem is not None and problem != self._problem:
+            emit(logger, logging.WARNING, CREDENTIAL_UNREADABLE, "%s: %s", path, problem)
+        self._problem, self._looked_at = problem, time.monotonic()
 
-    async def _adopt(self, raw: bytes) -> None:
-        try:
-            self.content = await asyncio.to_thread(self.parse, raw)
-        except ConfigurationError as problem:
-            self._problem = str(problem)
-            emit(logger, logging.WARNING, CREDENTIAL_UNREADABLE, "%s: %s", self._path, problem)
-        else:
+    async def _adopt(self, raw: bytes) -> str | None:
+        """Take what a file says, if it is new and good; return what is wrong with it."""
+        if raw != self._raw:
+            try:
+                self.content = await asyncio.to_thread(self.parse, raw)
+            except ConfigurationError as problem:
+                return str(problem)
             self._raw = raw
             self.version += 1
+        return None
 
 
 def _read_changed(
@@ -159,6 +166,14 @@ class CertificateLoader(FileLoader):
             raise ConfigurationError(read)
         return read
 
+    def readiness(self) -> CredentialReadiness:
+        if self.content is None:
+            return super().readiness()
+        end: float = self.content.ends_at
+        if end <= time.time():
+            return CredentialReadiness(False, "its certificate has ended", end)
+        return CredentialReadiness(True, None, end)
+
     async def key_material(self) -> bytes:
         """Return the private key, to derive keys from."""
         certificate: SigningCertificate = await self.load()
@@ -178,6 +193,6 @@ class CertificateLoader(FileLoader):
 
 def _text(data: bytes) -> str:
     try:
-        return data.decode()
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigurationError("the file is not text") from None

@@ -23,7 +23,8 @@ from .._urls import is_link_local, is_loopback
 from ..credentials import ManagedIdentity
 from ..errors import InvalidTokenError
 from ..jws import parse_compact
-from ._base import RELOAD_INTERVAL, ClientAuthentication, Unusable, by_assertion
+from ..readiness import CredentialReadiness
+from ._base import PATIENCE, RELOAD_INTERVAL, ClientAuthentication, Unusable, by_assertion
 from ._developer_call import DeveloperCall
 
 logger = logging.getLogger(__name__)
@@ -43,11 +44,14 @@ class _HandedOut(NamedTuple):
 class RenewedLoader(ABC):
     """Holds an assertion that somebody hands out, until shortly before it ends."""
 
+    patience = PATIENCE
+
     def __init__(self) -> None:
         self._held: Secret | None = None
         self._until = self._end = 0.0
         self._reloaded_at = float("-inf")
         self._version = 0
+        self._problem: str | None = None
         self._flights: Flights[Unusable | None] = Flights()
 
     @abstractmethod
@@ -62,6 +66,9 @@ class RenewedLoader(ABC):
         if self._held is None:
             raise Unusable("there is no assertion")
         return by_assertion(self, self._version, self._held.reveal())
+
+    def readiness(self) -> CredentialReadiness:
+        return CredentialReadiness(self._problem is None, self._problem)
 
     async def reload(self, version: int) -> None:
         now = time.monotonic()
@@ -80,7 +87,9 @@ class RenewedLoader(ABC):
                 emit(logger, logging.WARNING, CREDENTIAL_UNREADABLE, message, problem)
                 self._until = time.time() + RELOAD_INTERVAL
                 return None
-            return Unusable(str(problem), temporary=problem.temporary)
+            self._problem = str(problem)
+            return Unusable(self._problem, temporary=problem.temporary)
+        self._problem = None
         if self._held is None or self._held.reveal() != new.assertion.reveal():
             self._held = new.assertion
             self._version += 1
