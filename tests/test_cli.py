@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -23,6 +24,8 @@ import pytest
 from obo_asgi import TokenCache
 from obo_asgi.cache._memory import MemoryCache
 from obo_asgi.cli import main
+from obo_asgi.testing import FakeEntra
+from tests.servers._process import free_port
 from tests.testing.calls import CHALLENGE, VERIFIER
 
 COMMAND = [sys.executable, "-W", "error", "-m", "obo_asgi.cli"]
@@ -138,13 +141,13 @@ def sign_in(fake: Fake, client: httpx.Client) -> str:
     return str(answer.json()["access_token"])
 
 
-def settings(fake: Fake, folder: Path, **azure_ad: Any) -> str:
-    """Write the settings of the web API that the running service knows."""
+def settings(told: Mapping[str, Any], folder: Path, **azure_ad: Any) -> str:
+    """Write the settings of the web API that a service knows, and return the path of the file."""
     content = {
         "AzureAd": {
-            "Instance": fake.told["authority"],
-            "Issuer": fake.told["issuer"],
-            "TenantId": fake.told["tenant"],
+            "Instance": told["authority"],
+            "Issuer": told["issuer"],
+            "TenantId": told["tenant"],
             "ClientId": WEB_API,
             "ClientSecret": SECRET,
             "RequiredScopes": "access_as_user",
@@ -188,7 +191,7 @@ def test_doctor_finds_all_well(fake: Fake, tmp_path: Path) -> None:
     """In a set-up that works, with a token that is accepted and exchanged, the exit code is 0."""
     with fake.client() as client:
         token = sign_in(fake, client)
-    arguments = ["--settings", settings(fake, tmp_path), "--token", "-", "--exchange"]
+    arguments = ["--settings", settings(fake.told, tmp_path), "--token", "-", "--exchange"]
     code, output, errors = run("doctor", *arguments, stdin=token, SSL_CERT_FILE=fake.ca_file)
 
     assert (0, "") == (code, errors)
@@ -201,7 +204,7 @@ def test_doctor_finds_all_well(fake: Fake, tmp_path: Path) -> None:
 def test_doctor_writes_json(fake: Fake, tmp_path: Path) -> None:
     """A wrong secret makes the exit code 1; JSON holds each check, with the remedy, no secret."""
     wrong = "a-wrong-secret"
-    arguments = ["--settings", settings(fake, tmp_path, ClientSecret=wrong), "--json"]
+    arguments = ["--settings", settings(fake.told, tmp_path, ClientSecret=wrong), "--json"]
     resource = ["--resource", "https://api.example.com/other"]
     code, output, errors = run("doctor", *arguments, *resource, SSL_CERT_FILE=fake.ca_file)
 
@@ -219,7 +222,7 @@ def test_doctor_writes_json(fake: Fake, tmp_path: Path) -> None:
 
 def test_doctor_refuses_settings(fake: Fake, tmp_path: Path) -> None:
     """Settings that make no sense are named, without their secret, with the exit code 2."""
-    path = settings(fake, tmp_path, TenantId="contoso")
+    path = settings(fake.told, tmp_path, TenantId="contoso")
     code, output, errors = run("doctor", "--settings", path)
 
     assert (2, "") == (code, errors)
@@ -232,7 +235,7 @@ def test_doctor_explains_a_token_of_a_file(fake: Fake, tmp_path: Path) -> None:
     """A file with what is no token is explained, and not shown."""
     file = tmp_path / "token.txt"
     file.write_text("no-token-at-all\n", encoding="utf-8")
-    arguments = ["--settings", settings(fake, tmp_path), "--token", str(file)]
+    arguments = ["--settings", settings(fake.told, tmp_path), "--token", str(file)]
     code, output, _ = run("doctor", *arguments, SSL_CERT_FILE=fake.ca_file)
 
     assert 1 == code
@@ -240,11 +243,111 @@ def test_doctor_explains_a_token_of_a_file(fake: Fake, tmp_path: Path) -> None:
     assert "no-token-at-all" not in output
 
 
+class Here(NamedTuple):
+    """What the command did in this process."""
+
+    code: int
+    output: bytes
+    errors: bytes
+
+
+def run_here(
+    patch: pytest.MonkeyPatch, *arguments: str, stdin: bytes = b"", encoding: str = "utf-8"
+) -> Here:
+    """Run the command in this process, with streams of an encoding."""
+    output, errors = io.BytesIO(), io.BytesIO()
+    patch.setattr(sys, "argv", ["obo-asgi", *arguments])
+    patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding=encoding))
+    patch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding=encoding))
+    patch.setattr(sys, "stderr", io.TextIOWrapper(errors, encoding=encoding))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    return Here(int(ended.value.code or 0), output.getvalue(), errors.getvalue())
+
+
+def of_nothing(folder: Path, **azure_ad: Any) -> str:
+    """Write settings of a sign-in service that is not there, and return the path of the file."""
+    entra = FakeEntra()
+    authority = f"https://localhost:{free_port()}"
+    told = {"authority": authority, "issuer": authority, "tenant": entra.tenant_id}
+    return settings(told, folder, ClientId=entra.client_id("api"), **azure_ad)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "arguments", "code", "words"),
+    [
+        ("ascii", ["--help"], 0, b"Usage"),
+        ("ascii", ["doctor", "--help"], 0, b"--exchange"),
+        ("ascii", ["new-cache-key", "--help"], 0, b"TokenCache(keys=[...])"),
+        ("ascii", ["fake-entra", "--help"], 0, b"--ca-file"),
+        ("ascii", ["doctor", "--settings", "WRONG"], 2, b" correct the settings"),
+        ("cp1252", ["new-cache-key", "--help"], 0, "TokenCache(keys=[…])".encode("cp1252")),
+        ("cp1252", ["doctor", "--settings", "WRONG"], 2, b" -> correct the settings"),
+        ("cp1252", ["doctor", "--settings", "GONE"], 1, b" -> put that right first"),
+    ],
+)
+def test_an_output_that_is_not_utf8(
+    encoding: str,
+    arguments: list[str],
+    code: int,
+    words: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a pipe of Windows cannot hold is written in ASCII, and nothing breaks."""
+    changes = {"ClientSecret": None} if "WRONG" in arguments else {}
+    path = of_nothing(tmp_path, **changes)
+    arguments = [path if word in ("WRONG", "GONE") else word for word in arguments]
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERMINAL_WIDTH", "200")
+    done = run_here(monkeypatch, *arguments, encoding=encoding)
+
+    assert (code, b"") == (done.code, done.errors)
+    assert words in done.output
+
+
+@pytest.mark.parametrize("source", ["token.txt", "-"])
+def test_a_token_may_start_with_a_mark(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The byte order mark that Windows writes is no part of the token."""
+    data = FakeEntra().token().encode("utf-8-sig")
+    if source != "-":
+        source = str(tmp_path / source)
+        Path(source).write_bytes(data)
+    path = of_nothing(tmp_path)
+    arguments = ["--settings", path, "--token", source, "--json"]
+    done = run_here(monkeypatch, "doctor", *arguments, stdin=data, encoding="cp1252")
+
+    found = {check["name"]: check["outcome"] for check in json.loads(done.output)["checks"]}
+    assert "ok" == found["token: form"]
+
+
+def test_each_mistake_in_the_settings_is_a_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two mistakes are two checks, each with its remedy."""
+    path = of_nothing(tmp_path, TenantId="contoso", AppRoles="a/b")
+    done = run_here(monkeypatch, "doctor", "--settings", path, "--json")
+
+    checks = json.loads(done.output)["checks"]
+    assert (2, 2) == (done.code, len(checks))
+    assert {("settings", "correct the settings, and run this again")} == {
+        (check["name"], check["remedy"]) for check in checks
+    }
+    assert ["AzureAd.TenantId", "AzureAd.AppRoles"] == [
+        check["message"].partition(" ")[0] for check in checks
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["doctor", "--exchange"], "--exchange needs --token"),
         (["doctor", "--token", "eyJhbGciOi.secret.token"], "--token takes a file, or -"),
+        (["doctor", "--resource", "api://web-api"], "--resource: resource must"),
         (["doctor", "--unknown"], "No such option"),
         (["fake-entra", "--config", "missing.toml"], "missing.toml cannot be read"),
         (["fake-entra", "--config", os.devnull, "--host", "192.0.2.1"], "cannot listen at 192.0"),

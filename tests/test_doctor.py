@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 
 from obo_asgi import (
+    ANY_TENANT,
     ClientAssertion,
     ClientCertificate,
     ClientSecret,
@@ -24,6 +25,7 @@ from obo_asgi import (
     new_cache_key,
 )
 from obo_asgi.cache.redis import redis_cache
+from obo_asgi.cache.sql import SQLCache
 from obo_asgi.doctor import Check, examine, failed
 from obo_asgi.testing import FakeEntra
 from tests.servers._process import free_port
@@ -184,13 +186,82 @@ async def test_a_certificate_that_is_not_registered(entra: FakeEntra) -> None:
 
 
 async def test_a_credential_that_cannot_be_read(entra: FakeEntra, tmp_path: Path) -> None:
-    """A file that is missing is named."""
+    """A file that is missing is named; as nothing was sent, there is no correlation id."""
     path = tmp_path / "missing.pem"
     registration = entra.registration(client_credential=ClientCertificate.from_file(path))
     checks = await examine(arguments(entra, registration=registration))
 
-    assert str(path) in named(checks, "credential").remedy
+    message = f"ClientCertificate.from_file({str(path)!r}): the file cannot be read"
+    check = named(checks, "credential")
+    assert f"it cannot be used: {message} (FileNotFoundError)" == check.message
+    assert "put right what it comes from: the file, the variable or the service" == check.remedy
     assert "certificate" not in outcomes(checks)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        (["missing", "good"], ["warning", "ok"]),
+        (["good", "wrong", "missing"], ["ok", "warning", "warning"]),
+        (["wrong", "good"], ["failed", "ok"]),
+        (["missing", "wrong"], ["failed", "failed"]),
+    ],
+)
+async def test_each_of_several_credentials(
+    entra: FakeEntra, tmp_path: Path, kinds: list[str], expected: list[str]
+) -> None:
+    """Each has a line; the first that can be used has to be accepted, the others may be wrong."""
+    known = {
+        "missing": ClientSecret.from_file(tmp_path / "missing"),
+        "good": ClientSecret(entra.new_secret()),
+        "wrong": ClientSecret("wrong"),
+    }
+    registration = entra.registration(client_credential=[known[kind] for kind in kinds])
+    checks = await examine(arguments(entra, registration=registration))
+
+    found = [named(checks, f"credential {number}") for number in range(1, len(kinds) + 1)]
+    assert expected == [check.outcome for check in found]
+    reasons = {"missing": "(FileNotFoundError)", "good": "accepts", "wrong": "AADSTS7000215"}
+    assert all(reasons[kind] in check.message for kind, check in zip(kinds, found, strict=True))
+    assert failed(checks) == ("failed" in expected)
+    scopes = "skipped" if "failed" in expected else "ok"
+    assert scopes == named(checks, "api partner: scopes").outcome
+
+
+async def test_each_of_several_certificates(entra: FakeEntra) -> None:
+    """Each has a line with its end; one that has ended is a warning while another is in use."""
+    pems = []
+    for days in (-2, 90):
+        own = ending(datetime.now(UTC) + timedelta(days=days))
+        entra.add_certificate(own)
+        pems.append(key_pem(rsa_key("doctor")) + pem(own))
+    good = ClientSecret(entra.new_secret())
+    several = [good, *map(ClientCertificate, pems)]
+    registration = entra.registration(client_credential=several)
+    checks = await examine(arguments(entra, registration=registration))
+
+    ends = {"certificate 2": "warning", "certificate 3": "ok"}
+    assert ends == {check.name: check.outcome for check in checks if "certif" in check.name}
+    assert not failed(checks)
+
+
+async def test_a_certificate_that_a_source_brings(entra: FakeEntra) -> None:
+    """Its end is told as that of a file's, and the source is asked once."""
+    own = ending(datetime.now(UTC) + timedelta(days=10, hours=1))
+    entra.add_certificate(own)
+    calls = []
+
+    async def vault() -> bytes:
+        calls.append(1)
+        return key_pem(rsa_key("doctor")) + pem(own)
+
+    registration = entra.registration(client_credential=ClientCertificate.from_source(vault))
+    checks = await examine(arguments(entra, registration=registration))
+
+    check = named(checks, "certificate")
+    assert ("warning", True) == (check.outcome, check.message.endswith("in 10 days"))
+    assert "ok" == named(checks, "credential").outcome
+    assert [1] == calls
 
 
 async def test_a_wrong_tenant(entra: FakeEntra) -> None:
@@ -278,17 +349,53 @@ async def test_the_clock(served: FakeEntra, seconds: int, outcome: str, words: s
     assert (outcome != "ok") == ("NTP" in check.remedy)
 
 
-async def test_a_registration_without_a_tenant_to_ask_in(entra: FakeEntra) -> None:
-    """A registration for whichever tenant has its credential checked in none."""
+async def allowed(tenant_id: str) -> bool:
+    """Let every tenant's users call."""
+    return True
 
-    async def allowed(tenant_id: str) -> bool:
-        return True
 
-    registration = entra.registration(tenant_id="common", allowed_tenants=allowed)
-    checks = await examine(arguments(entra, registration=registration), token=entra.token())
+@pytest.mark.parametrize("tenants", [ANY_TENANT, allowed])
+async def test_a_registration_without_a_tenant_to_ask_in(entra: FakeEntra, tenants: Any) -> None:
+    """A registration for whichever tenant is checked in that of a token which it accepts."""
+    registration = entra.registration(tenant_id="common", allowed_tenants=tenants)
+    settings = arguments(entra, registration=registration)
+    checks = await examine(settings)
+    refused = await examine(settings, token=entra.token(lifetime=-600))
+    accepted = await examine(settings, token=entra.token(), exchange=True)
 
-    assert "skipped" == named(checks, "credential").outcome
-    assert TOKEN_WELL == token_outcomes(checks)
+    credential = named(checks, "credential")
+    assert ("skipped", True) == (credential.outcome, "--token" in credential.remedy)
+    assert ("skipped", "") == (
+        named(checks, "api partner: scopes").outcome,
+        named(checks, "api partner: scopes").remedy,
+    )
+    assert "skipped" == named(refused, "credential").outcome
+    assert TOKEN_WELL == token_outcomes(accepted)
+    assert {**ALL_WELL, "exchange partner": "ok"} == {
+        name: outcome
+        for name, outcome in outcomes(accepted).items()
+        if not name.startswith("token: ")
+    }
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("SSL_CERT_FILE", "/missing.pem", "that SSL_CERT_FILE or SSL_CERT_DIR name cannot be"),
+        ("HTTPS_PROXY", "http://user:hunter2@host:port", "no HTTP client can be made (InvalidURL)"),
+    ],
+)
+async def test_an_environment_that_no_client_can_use(
+    entra: FakeEntra, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: str
+) -> None:
+    """What it names for connections is a fault of the network, not of the settings."""
+    monkeypatch.setenv(variable, value)
+    checks = await examine({"registration": entra.registration()})
+
+    check = named(checks, "network")
+    assert {"settings": "ok", "network": "failed"} == outcomes(checks)
+    assert (True, True) == (words in check.message, variable in check.remedy)
+    assert "hunter2" not in repr(checks)
 
 
 async def test_a_bad_scope(entra: FakeEntra) -> None:
@@ -416,6 +523,10 @@ class AuthenticationRefused(Exception):
     """What a client raises when the password is wrong."""
 
 
+class ServiceRequestError(Exception):
+    """What Azure's SDK raises when there is no connection."""
+
+
 @pytest.mark.parametrize(
     ("shared", "outcome", "words"),
     [
@@ -424,8 +535,9 @@ class AuthenticationRefused(Exception):
         (Shared("mangled"), "failed", "does not give back"),
         (Shared(AuthenticationRefused("hunter2")), "failed", "refuses us (AuthenticationRefused)"),
         (Shared(RuntimeError("hunter2")), "failed", "answers with an error (RuntimeError)"),
+        (Shared(ServiceRequestError("hunter2")), "failed", "cannot be reached (ServiceRequest"),
     ],
-    ids=["good", "slow", "mangled", "password", "error"],
+    ids=["good", "slow", "mangled", "password", "error", "no connection"],
 )
 async def test_a_cache_of_another_kind(
     entra: FakeEntra, shared: Shared, outcome: str, words: str
@@ -437,6 +549,19 @@ async def test_a_cache_of_another_kind(
     check = named(checks, "cache")
     assert (outcome, True) == (check.outcome, words in check.message)
     assert "hunter2" not in repr(checks)
+
+
+async def test_a_cache_whose_table_is_missing(entra: FakeEntra, tmp_path: Path) -> None:
+    """It is named, with what to do about it."""
+    shared = SQLCache(f"sqlite+aiosqlite:///{tmp_path / 'cache.db'}")
+    cache = TokenCache(shared=shared, keys=[new_cache_key()])
+    check = named(await examine(arguments(entra, cache=cache)), "cache")
+
+    assert ("failed", True) == (
+        check.outcome,
+        check.message.startswith("the table obo_cache does not exist: create it, or pass"),
+    )
+    assert "create it beforehand, or set CreateIfNotExists" == check.remedy
 
 
 async def test_a_cache_without_a_key(entra: FakeEntra) -> None:

@@ -281,6 +281,87 @@ def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> 
     }
 
 
+def test_each_section_takes_lists_by_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As .NET gives lists in variables: item by item, over the items of the file."""
+    monkeypatch.setenv("OBO__AZUREAD__REQUIREDSCOPES__1", "write")
+    monkeypatch.setenv("OBO__DOWNSTREAMAPIS__GRAPH__SCOPES__0", "Mail.Read")
+    monkeypatch.setenv("OBO__TOKENCACHE__KEYS__0", new_cache_key())
+    source = settings_with(RequiredScopes=("read", "wirte"))
+    source["TokenCache"] = {"Redis": "redis://localhost"}
+
+    settings = read_settings(source)
+
+    assert settings.required_scopes is not None
+    assert ("read", "write") == settings.required_scopes.names
+    assert ("Mail.Read",) == settings.downstream["Graph"].scopes
+    assert settings.cache is not None
+    assert settings.cache.has_keys
+
+
+@pytest.mark.parametrize(
+    ("item", "key", "expected"),
+    [
+        (
+            {"SourceType": "ClientSecret", "ClientSecretPath": "/s"},
+            "CLIENTSECRET",
+            "ClientSecret('***')",
+        ),
+        (
+            {"SourceType": "ClientSecret", "ClientSecret": SECRET},
+            "CLIENTSECRETFILE",
+            f"ClientSecret.from_file('{CLIENT}-')",
+        ),
+        (
+            {
+                "SourceType": "SignedAssertionFromManagedIdentity",
+                "ManagedIdentityResourceId": "/subscriptions/s",
+            },
+            "MANAGEDIDENTITYCLIENTID",
+            "ManagedIdentity()",
+        ),
+    ],
+)
+def test_a_key_of_an_item_replaces_its_alternative(
+    item: dict[str, str], key: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A secret over the file's path of one is no contradiction, in an item as in a section."""
+    value = CLIENT if "IDENTITY" in key else f"{CLIENT}-"
+    monkeypatch.setenv(f"OBO__AZUREAD__CLIENTCREDENTIALS__0__{key}", value)
+
+    assert [expected] == credentials(with_credential(**item))
+
+
+def test_the_example_of_the_docs_takes_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The JSON of docs/settings.md starts with the variable that the page names for its secret."""
+    page = (Path(__file__).parents[1] / "docs/settings.md").read_text(encoding="utf-8")
+    source = page.partition("```json\n")[2].partition("```")[0]
+    source = source.replace("<tenant id>", TENANT).replace("<client id>", CLIENT)
+    monkeypatch.setenv("OBO__AZUREAD__CLIENTCREDENTIALS__0__CLIENTSECRET", SECRET)
+
+    assert ["ClientSecret('***')"] == credentials(json.loads(source))
+
+
+@pytest.mark.parametrize("audience", [f"api://{CLIENT}", f"API://{CLIENT.upper()}"])
+def test_an_audience_of_the_client_id_stands_for_it(audience: str) -> None:
+    """In whichever case it is written, v2 tokens for that API are taken."""
+    client_id = CLIENT.replace("3", "a")
+    source = settings_with(ClientId=client_id, Audience=audience.replace("3", "A"))
+
+    audiences = read_settings(source).registration.audiences or ()
+
+    assert (client_id, f"api://{client_id}") == tuple(audiences)[:2]
+
+
+def test_a_mapping_may_hold_tuples() -> None:
+    """They are read as lists are, their keys found in any case and their secrets wrapped."""
+    items = ({"sourcetype": "ClientSecret", "clientsecret": SECRET, "x": 1},)
+
+    assert (
+        "AzureAd.ClientCredentials[0].x is not known: leave it out; known are ClientSecret, "
+        in (error_of(settings_with(ClientSecret=None, ClientCredentials=items)))
+    )
+
+
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
@@ -530,6 +611,16 @@ def test_variables_that_say_the_same_thing_are_named(monkeypatch: pytest.MonkeyP
     ) == error_of(BASE)
 
 
+def test_a_variable_that_may_mean_two_apis_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that differ in their dashes alone cannot be told apart in a variable."""
+    monkeypatch.setenv("OBO__DOWNSTREAMAPIS__MY_API__TIMEOUT", "5")
+    apis: dict[str, Any] = {name: {"Scopes": ["api://x/read"]} for name in ("my_api", "my-api")}
+
+    assert (
+        "OBO__DOWNSTREAMAPIS__MY_API__TIMEOUT may mean my_api or my-api: rename one of them"
+    ) == error_of(settings_with("DownstreamApis", **apis))
+
+
 def test_key_vault_without_its_adapter_names_the_package(tmp_path: Path) -> None:
     """The sentence is the command that installs it."""
     code = (
@@ -548,7 +639,7 @@ def test_key_vault_without_its_adapter_names_the_package(tmp_path: Path) -> None
 
 # --- The cache
 
-CACHES = [
+CACHES: list[dict[str, Any]] = [
     {"Redis": "redis://user:very~secret.value@cache.example.com:6379/0", "Prefix": "my-api:"},
     {"Sql": {"Url": "sqlite+aiosqlite:///cache.db", "Table": "tokens", "CreateIfNotExists": True}},
     {
@@ -560,6 +651,17 @@ CACHES = [
         }
     },
 ]
+
+
+def test_a_keys_file_may_start_with_a_mark(tmp_path: Path) -> None:
+    """The byte order mark that Windows writes is no part of the first key."""
+    keys = tmp_path / "keys"
+    keys.write_text(f"{new_cache_key()}\n", encoding="utf-8-sig")
+
+    cache = read_settings(settings_with("TokenCache", **CACHES[0], KeysFile=str(keys))).cache
+
+    assert cache is not None
+    assert cache.has_keys
 
 
 @pytest.mark.parametrize("section", CACHES, ids=lambda section: next(iter(section)))

@@ -3,6 +3,8 @@
 # No `from __future__ import annotations`: Typer reads annotations, and is imported inside.
 
 import asyncio
+import codecs
+import io
 import json
 import logging
 import signal
@@ -16,6 +18,7 @@ from .doctor import Check, examine, failed
 if TYPE_CHECKING:
     import typer
 
+    from .protected_resource import ProtectedResource
     from .settings import Settings
 
 __all__ = ["main"]
@@ -27,15 +30,28 @@ USAGE: Final = 2
 _MISSING: Final = "the command needs an extra: pip install 'obo-asgi[cli]'"
 _COLORS: Final = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "blue"}
 _MAX_TOKEN: Final = 64 * 1024
+_PLAIN: Final = {"→": "->", "…": "..."}
 
 
 def main() -> None:
     """Run the command."""
+    codecs.register_error("obo_asgi.plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="obo_asgi.plain")
     logging.getLogger("obo_asgi").addHandler(logging.NullHandler())  # the checks say it
     try:
         _app()()
     except ModuleNotFoundError:  # Typer, or what a command or Typer itself imports later
         _refuse(_MISSING)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Return in ASCII what an output cannot hold, as files and pipes of Windows cannot."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    wrong = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(character, "?") for character in wrong), error.end
 
 
 def _app() -> "typer.Typer":
@@ -108,33 +124,41 @@ def _read_token(source: str | None) -> str | None:
         return None
     try:
         if source == "-":
-            text = sys.stdin.read(_MAX_TOKEN)
+            data = sys.stdin.buffer.read(_MAX_TOKEN)
         else:
-            with Path(source).open(encoding="utf-8") as file:
-                text = file.read(_MAX_TOKEN)
+            with Path(source).open("rb") as file:
+                data = file.read(_MAX_TOKEN)
+        return data.decode("utf-8-sig").strip()
     except (OSError, ValueError) as error:
         # Not the path: it may be the token itself, given by mistake.
         _refuse(f"--token takes a file, or - for stdin; it cannot be read ({type(error).__name__})")
-    return text.strip()
 
 
 def _doctor(
     source: Path | None, resource: str | None, token: str | None, exchange: bool, as_json: bool
 ) -> int:
-    from .protected_resource import ProtectedResource
-
+    advertised = _advertised(resource)
     try:
-        advertised = ProtectedResource(resource=resource) if resource else None
         arguments = _read_settings(source).arguments()
+    except ValueError as error:  # ConfigurationError is one
+        checks, status = _refused_settings(error), USAGE
+    else:
         checks = asyncio.run(
             examine(arguments, resource=advertised, token=token, exchange=exchange)
         )
-    except ValueError as error:  # ConfigurationError is one
-        checks, status = [_refused_settings(error)], USAGE
-    else:
         status = FAILED if failed(checks) else OK
     _show(checks, status, as_json)
     return status
+
+
+def _advertised(resource: str | None) -> "ProtectedResource | None":
+    from .errors import ConfigurationError
+    from .protected_resource import ProtectedResource
+
+    try:
+        return ProtectedResource(resource=resource) if resource else None
+    except ConfigurationError as error:
+        _refuse(f"--resource: {error}")
 
 
 def _read_settings(source: Path | None) -> "Settings":
@@ -143,13 +167,14 @@ def _read_settings(source: Path | None) -> "Settings":
     return read_settings(source)
 
 
-def _refused_settings(error: ValueError) -> Check:
+def _refused_settings(error: ValueError) -> list[Check]:
     from .errors import ConfigurationError
 
     # Any other error may quote the values that it is about.
     known = isinstance(error, ConfigurationError)
     message = str(error) if known else f"they cannot be read ({type(error).__name__})"
-    return Check("settings", "failed", message, "correct the settings, and run this again")
+    remedy = "correct the settings, and run this again"
+    return [Check("settings", "failed", line, remedy) for line in message.splitlines()]
 
 
 def _show(checks: list[Check], status: int, as_json: bool) -> None:

@@ -97,6 +97,7 @@ def test_an_empty_file_describes_what_is_there_at_first(tmp_path: Path) -> None:
 WRONG = [
     ("tenant = 1", "the file: tenant must be of type str"),
     ('tenant = "contoso"', "tenant must be a GUID"),
+    ("token_lifetime = 0", "token_lifetime must be a number of seconds above 0"),
     ("tenants = []", "the file knows no 'tenants'"),
     ('authority = "http://entra"', "authority"),
     ("users = [1]", "users must be tables"),

@@ -7,22 +7,20 @@ them. None of them holds a secret, a token or a claim about a person.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from .._http import HTTPClients
 from ..cache import TokenCache
-from ..client_assertion import ClientAuthenticator
 from ..config import AppRegistration, DownstreamAPI
-from ..metadata import Metadata
+from ..errors import ConfigurationError
 from ..protected_resource import ProtectedResource
-from ..token_endpoint import TokenEndpoint
 from ._apis import check_host, check_scopes_known
 from ._cache import check_eviction, check_round_trip
 from ._check import Check, Outcome, bounded
-from ._service import Service, check_certificates, check_clock, check_credential, check_metadata
+from ._credential import check_certificates, check_credentials
+from ._service import Service, check_clock, check_metadata, service_of
 from ._token import check_exchange, explain_token
 
 __all__ = ["Check", "Outcome", "examine", "failed"]
@@ -47,33 +45,33 @@ async def examine(
     """
     registration: AppRegistration = arguments["registration"]
     apis: Mapping[str, DownstreamAPI] = arguments.get("downstream") or {}
-    checks = [_settings(registration, apis)]
-    async with _service(registration, arguments.get("http_client"), clock) as service:
-        metadata = await bounded("metadata", partial(check_metadata, service))
-        usable = metadata.outcome == "ok"
-        checks += [metadata, check_clock(service)]
-        checks += await check_certificates(service)
-        if usable:
-            credential = await bounded("credential", partial(check_credential, service))
-        else:
-            credential = _needs("credential", "the metadata of the sign-in service")
-        checks.append(credential)
-        for name, api in apis.items():
-            if credential.outcome == "ok":
-                known = partial(check_scopes_known, service, name, api)
-                checks.append(await bounded(f"api {name}: scopes", known))
-            else:
-                checks.append(_needs(f"api {name}: scopes", "an accepted credential"))
-            host = partial(check_host, service, name, api)
-            checks.append(await bounded(f"api {name}: host", host))
-        checks += await _caches(service, arguments.get("cache"))
-        checks.append(_resource(registration, resource))
-        if token is not None:
-            required = {key: arguments.get(key) for key in ("required_scopes", "app_roles")}
-            explained = await explain_token(service, token, **required)
+    settings = _settings(registration, apis)
+    clients = HTTPClients(arguments.get("http_client"))
+    network = await bounded("network", partial(_check_network, clients))
+    if network.outcome != "ok":
+        return [settings, network]
+    try:
+        async with service_of(registration, clients.get, clock) as service:
+            metadata = await bounded("metadata", partial(check_metadata, service))
+            explained = []
+            if token is not None:
+                required = {key: arguments.get(key) for key in ("required_scopes", "app_roles")}
+                explained = await explain_token(service, token, **required)
+            credentials = [_needs("credential", "the metadata of the sign-in service")]
+            if metadata.outcome == "ok":
+                credentials = await check_credentials(service)
+            accepted = not failed(credentials) and "ok" in {item.outcome for item in credentials}
+            checks = [settings, metadata, check_clock(service)]
+            checks += await check_certificates(service)
+            checks += credentials
+            checks += await _apis(service, apis, accepted)
+            checks += await _caches(service, arguments.get("cache"))
+            checks.append(_resource(registration, resource))
             checks += explained
-            if exchange:
-                checks += await _exchanges(service, apis, token, explained, credential)
+            if token is not None and exchange:
+                checks += await _exchanges(service, apis, token, explained, accepted)
+    finally:
+        await clients.aclose()
     return checks
 
 
@@ -82,23 +80,17 @@ def failed(checks: list[Check]) -> bool:
     return any(check.outcome == "failed" for check in checks)
 
 
-@asynccontextmanager
-async def _service(
-    registration: AppRegistration, http_client: Any, clock: Callable[[], float]
-) -> AsyncIterator[Service]:
-    clients = HTTPClients(http_client)
-    await clients.open()
-    metadata = {version: Metadata(registration, version, clients.get) for version in ("1.0", "2.0")}
-    authenticator = ClientAuthenticator(registration, clients.get)
-    endpoint = TokenEndpoint(registration, clients.get, metadata["2.0"].document, authenticator)
+async def _check_network(clients: HTTPClients) -> Check:
+    """Open the HTTP client, which the environment may have a proxy and authorities for."""
     try:
-        yield Service(registration, clients.get, metadata, authenticator, endpoint, clock)
-    finally:
-        await endpoint.aclose()
-        await authenticator.aclose()
-        for item in metadata.values():
-            await item.aclose()
-        await clients.aclose()
+        await clients.open()
+    except Exception as error:  # httpx's own may quote a proxy's URL, with its password
+        message = f"no HTTP client can be made ({type(error).__name__})"
+        if isinstance(error, ConfigurationError):
+            message = str(error)
+        remedy = "check SSL_CERT_FILE, SSL_CERT_DIR and HTTPS_PROXY of this process"
+        return Check("network", "failed", message, remedy)
+    return Check("network", "ok", "the HTTP client is ready")
 
 
 def _settings(registration: AppRegistration, apis: Mapping[str, DownstreamAPI]) -> Check:
@@ -127,6 +119,19 @@ def _resource(registration: AppRegistration, resource: ProtectedResource | None)
     )
 
 
+async def _apis(service: Service, apis: Mapping[str, DownstreamAPI], accepted: bool) -> list[Check]:
+    checks = []
+    for name, api in apis.items():
+        title = f"api {name}: scopes"
+        if accepted or service.tenant_id is None:
+            checks.append(await bounded(title, partial(check_scopes_known, service, name, api)))
+        else:
+            checks.append(_needs(title, "an accepted credential"))
+        host = partial(check_host, service, name, api)
+        checks.append(await bounded(f"api {name}: host", host))
+    return checks
+
+
 async def _caches(service: Service, cache: TokenCache | None) -> list[Check]:
     if cache is None or cache.shared is None:
         return [Check("cache", "skipped", "there is no shared cache: tokens stay in memory")]
@@ -145,14 +150,14 @@ async def _exchanges(
     apis: Mapping[str, DownstreamAPI],
     token: str,
     explained: list[Check],
-    credential: Check,
+    accepted: bool,
 ) -> list[Check]:
     checks = []
     for name, api in apis.items():
         title = f"exchange {name}"
         if failed(explained):
             checks.append(_needs(title, "a token that this API accepts"))
-        elif credential.outcome != "ok":
+        elif not accepted:
             checks.append(_needs(title, "an accepted credential"))
         else:
             check = partial(check_exchange, service, title, api, token)

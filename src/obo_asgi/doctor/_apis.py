@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 from .._http import send
 from ..config import DownstreamAPI, default_scope
 from ._check import Check, refused, unreachable
-from ._service import Service, ask_as_app
+from ._credential import ask_as_app
+from ._service import Service
 
 _SCOPE_ERRORS: Final = frozenset({50001, 500011, 65005, 650057, 70011})
 """What is wrong with the scopes themselves; another refusal of the app is not about users."""
@@ -21,7 +22,7 @@ async def check_scopes_known(service: Service, name: str, api: DownstreamAPI) ->
     tenant = service.tenant_id
     if tenant is None:
         return Check(title, "skipped", f"well formed: {scopes}")
-    error = await ask_as_app(service, tenant, default_scope(api.scopes))
+    error = await ask_as_app(service.asker.endpoint, tenant, default_scope(api.scopes))
     if error is None or not _SCOPE_ERRORS.intersection(error.error_codes):
         return Check(title, "ok", f"well formed, of a resource that is known: {scopes}")
     message, remedy = refused(error)

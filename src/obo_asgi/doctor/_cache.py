@@ -14,6 +14,8 @@ from ._service import Service
 
 _SLOW: Final = 0.05
 _TTL: Final = 30
+_UNREACHABLE: Final = ("Connection", "Timeout", "ServiceRequest", "ServiceResponse")
+"""What the names of errors hold; the last two are those of Azure's SDK."""
 
 
 async def check_round_trip(service: Service, cache: TokenCache) -> Check:
@@ -21,17 +23,16 @@ async def check_round_trip(service: Service, cache: TokenCache) -> Check:
     shared, name = cache.shared, f"obo:1:doctor:{secrets.token_hex(8)}"
     assert shared is not None  # noqa: S101
     value, sealer = secrets.token_bytes(256), Sealer([secrets.token_bytes(32)])
-    try:
-        await cache.open(service.registration.client_id, service.authenticator.key_material)
-    except ConfigurationError as error:
-        return Check("cache", "failed", str(error), "correct the arguments of TokenCache")
     sealed = sealer.seal(name, "doctor", value)
-    started = time.monotonic()
     try:
+        await cache.open(service.registration.client_id, service.asker.authenticator.key_material)
+        started = time.monotonic()
         await shared.set(name, sealed, ttl=_TTL)
         back = await shared.get(name)
         seconds = time.monotonic() - started
         await shared.delete(name)
+    except ConfigurationError as error:
+        return _misconfigured(str(error))
     except Exception as error:
         return _unusable(error)
     if not _opens(sealer, name, back, value):
@@ -74,13 +75,21 @@ async def check_eviction(cache: TokenCache) -> Check:
     return Check(title, "warning", message, "set maxmemory-policy to noeviction")
 
 
+def _misconfigured(message: str) -> Check:
+    remedy = "correct the arguments of TokenCache"
+    if "create_if_not_exists" in message:  # SQL and Cosmos DB, which name what does not exist
+        remedy = "create it beforehand, or set CreateIfNotExists"
+    return Check("cache", "failed", message, remedy)
+
+
 def _unusable(error: Exception) -> Check:
     kind = type(error).__name__
-    if isinstance(error, ConnectionError | OSError) or "Connection" in kind or "Timeout" in kind:
+    if isinstance(error, OSError) or any(word in kind for word in _UNREACHABLE):
         remedy = "check the cache's address, that it runs, and the firewall"
         message = f"the cache cannot be reached ({kind})"
     elif any(word in kind for word in ("Auth", "Permission", "Password")):
         message, remedy = f"the cache refuses us ({kind})", "check the user and the password"
     else:
-        message, remedy = f"the cache answers with an error ({kind})", "look into the cache's log"
+        message = f"the cache answers with an error ({kind})"
+        remedy = "check its URL (the database, the path), and what the server logs"
     return Check("cache", "failed", message, remedy)

@@ -1,32 +1,34 @@
-"""The sign-in service: reachable, of the right tenant, at the same time, and content with us."""
+"""The sign-in service: reachable, of the right tenant, and at the same time."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from .._http import send
-from .._trace import new_id
 from .._types import HTTPClient, is_guid
 from ..client_assertion import ClientAuthenticator
 from ..clouds import TENANT
 from ..config import AppRegistration
-from ..credentials import ClientCertificate
-from ..errors import KeysUnavailableError, TokenAcquisitionError
+from ..errors import KeysUnavailableError
 from ..metadata import Metadata
 from ..token_endpoint import TokenEndpoint
-from ._check import Check, refused, unreachable
+from ._check import Check, unreachable
 
 _CLOCK_WARNING: Final = 30
 _CLOCK_FAILURE: Final = 300
-_CERTIFICATE_DAYS: Final = 30
-_DAY: Final = 86400
+
+
+class Asker(NamedTuple):
+    """The token endpoint, with what the API authenticates to it with."""
+
+    authenticator: ClientAuthenticator
+    endpoint: TokenEndpoint
 
 
 @dataclass(slots=True)
@@ -36,11 +38,14 @@ class Service:
     registration: AppRegistration
     client: Callable[[], HTTPClient]
     metadata: Mapping[str, Metadata]
-    authenticator: ClientAuthenticator
-    endpoint: TokenEndpoint
-    clock: Callable[[], float] = time.time
+    asker: Asker
+    by_credential: list[Asker]
+    """Askers with one of the credentials each, in their order."""
+    clock: Callable[[], float]
     skew: float | None = field(default=None, init=False)
     """Seconds by which our clock is ahead, once an answer has said what time it is there."""
+    callers_tenant: str | None = field(default=None, init=False)
+    """The tenant of a token that the API accepts."""
 
     @property
     def tenant_id(self) -> str | None:
@@ -48,7 +53,34 @@ class Service:
         registration = self.registration
         allowed = registration.allowed_tenants
         candidates = (registration.tenant_id, *(allowed if isinstance(allowed, tuple) else ()))
-        return next((tenant for tenant in candidates if is_guid(tenant)), None)
+        return next((tenant for tenant in candidates if is_guid(tenant)), self.callers_tenant)
+
+
+@asynccontextmanager
+async def service_of(
+    registration: AppRegistration, client: Callable[[], HTTPClient], clock: Callable[[], float]
+) -> AsyncIterator[Service]:
+    """Make the service ready to be asked, and end at the close what is under way."""
+    metadata = {version: Metadata(registration, version, client) for version in ("1.0", "2.0")}
+    async with AsyncExitStack() as stack:
+        for item in metadata.values():
+            stack.push_async_callback(item.aclose)
+
+        def asker(registration: AppRegistration) -> Asker:
+            authenticator = ClientAuthenticator(registration, client)
+            document = metadata["2.0"].document
+            endpoint = TokenEndpoint(registration, client, document, authenticator)
+            stack.push_async_callback(authenticator.aclose)
+            stack.push_async_callback(endpoint.aclose)
+            return Asker(authenticator, endpoint)
+
+        own, credentials = asker(registration), registration.credentials
+        by_credential = [own]
+        if len(credentials) > 1:
+            by_credential = [
+                asker(replace(registration, client_credential=item)) for item in credentials
+            ]
+        yield Service(registration, client, metadata, own, by_credential, clock)
 
 
 async def check_metadata(service: Service) -> Check:
@@ -98,68 +130,6 @@ def check_clock(service: Service) -> Check:
     if abs(skew) >= _CLOCK_WARNING:
         return Check("clock", "warning", f"this machine's clock is {amount}", remedy)
     return Check("clock", "ok", "this machine's clock agrees with the sign-in service")
-
-
-async def check_credential(service: Service) -> Check:
-    """Ask for a token of the app itself, as any credential that is accepted may."""
-    tenant = service.tenant_id
-    if tenant is None:
-        message = "a registration for many tenants names no tenant to ask in"
-        return Check("credential", "skipped", message, "name a tenant in tenant_id to check it")
-    scopes = (f"{service.registration.client_id}/.default",)
-    error = await ask_as_app(service, tenant, scopes)
-    if error is None:
-        return Check("credential", "ok", "the sign-in service accepts the client credential")
-    message, remedy = refused(error)
-    return Check("credential", "failed", message, remedy)
-
-
-async def ask_as_app(
-    service: Service, tenant: str, scopes: tuple[str, ...]
-) -> TokenAcquisitionError | None:
-    """Ask for a token of the app itself; return the refusal, if it is one."""
-    try:
-        await service.endpoint.client_credentials(
-            tenant, scopes, claims=None, correlation_id=new_id()
-        )
-    except TokenAcquisitionError as error:
-        return error
-    return None
-
-
-async def check_certificates(service: Service) -> list[Check]:
-    """Return when each certificate among the credentials ends."""
-    checks = []
-    for credential in service.registration.credentials:
-        if isinstance(credential, ClientCertificate):
-            ends_at = await _end_of(credential)
-            if ends_at is not None:
-                checks.append(_certificate(ends_at, service.clock()))
-    return checks
-
-
-async def _end_of(credential: ClientCertificate) -> float | None:
-    certificate = credential.certificate
-    if certificate is None and credential.path is not None:
-        try:
-            data = await asyncio.to_thread(credential.path.read_bytes)
-        except OSError:
-            return None  # which the check of the credential reports
-        read = credential.parse(data)
-        certificate = None if isinstance(read, str) else read
-    return None if certificate is None else certificate.ends_at
-
-
-def _certificate(ends_at: float, now: float) -> Check:
-    day = time.strftime("%Y-%m-%d", time.gmtime(ends_at))
-    days = int((ends_at - now) // _DAY)
-    remedy = "upload a new certificate to the app registration, and put it in place"
-    if ends_at <= now:
-        return Check("certificate", "failed", f"the certificate ended on {day}", remedy)
-    if days < _CERTIFICATE_DAYS:
-        message = f"the certificate ends on {day}, in {days} days"
-        return Check("certificate", "warning", message, remedy)
-    return Check("certificate", "ok", f"the certificate ends on {day}")
 
 
 def _read_clock(service: Service, date: str | None) -> None:

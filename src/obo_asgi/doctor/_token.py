@@ -200,6 +200,7 @@ async def _verdict(service: Service, token: str, scopes: Names, roles: Names) ->
     finally:
         if tenants is not None:
             await tenants.aclose()
+    service.callers_tenant = user.tid
     who = "an application" if user.is_app else "a user"
     return Check(name, "ok", f"this API accepts the token, as that of {who}")
 
@@ -210,7 +211,7 @@ async def check_exchange(service: Service, title: str, api: DownstreamAPI, token
     if not isinstance(claims.get("scp"), str):
         return Check(title, "skipped", "only a user's token can be exchanged")
     try:
-        await service.endpoint.on_behalf_of(
+        await service.asker.endpoint.on_behalf_of(
             claims["tid"], Secret(token), tuple(api.scopes), claims=None, correlation_id=new_id()
         )
     except TokenAcquisitionError as error:

@@ -70,8 +70,9 @@ def _fields(section: AzureAd, problems: Problems) -> dict[str, Any]:
     if section.audience is not None and section.audiences is not None:
         problems.add(("AzureAd", "Audience"), "and Audiences say two things: keep one of them")
     audiences = section.audiences if section.audience is None else [section.audience]
-    if audiences == [f"api://{section.client_id}"]:
-        audiences = None  # v2 tokens for it name the client id: both are accepted
+    client_id = section.client_id.lower()
+    if audiences and [uri.lower() for uri in audiences] == [f"api://{client_id}"]:
+        audiences = [client_id, f"api://{client_id}", *audiences]  # v2 tokens name the client id
     allowed: Any = section.allowed_tenants
     fields = {
         "tenant_id": section.tenant_id,
@@ -228,7 +229,7 @@ def _keys(section: TokenCacheSection, problems: Problems) -> tuple[list[str] | N
     if section.keys_file is None:
         return None, True
     try:
-        return FilePath(section.keys_file).read_text(encoding="utf-8").split(), True
+        return FilePath(section.keys_file).read_text(encoding="utf-8-sig").split(), True
     except (OSError, UnicodeDecodeError) as error:
         problem = type(error).__name__
     problems.add(("TokenCache", "KeysFile"), f": the file cannot be read ({problem})")

@@ -88,12 +88,18 @@ def _nested_variables(given: Mapping[str, str], below: Tree, problems: Problems)
             continue
         keys[0] = section
         if section == DOWNSTREAM and len(keys) > 1:
-            keys[1] = _api_name(keys[1], below.get(DOWNSTREAM, {}))
+            names = _api_names(keys[1], below.get(DOWNSTREAM, {}))
+            if len(names) > 1:
+                problems.add((variable,), f"may mean {' or '.join(names)}: rename one of them")
+                continue
+            keys[1] = names[0]
         if not _put(raw, keys, _value(text)):
             problems.add((variable,), "says something that another variable says too: keep one")
     found = read_sections(raw, problems)
     _note_variables(given, found, below, problems)
-    return {section: overlay(tree, below.get(section, {})) for section, tree in found.items()}
+    return {
+        section: overlay(section, tree, below.get(section, {})) for section, tree in found.items()
+    }
 
 
 def _note_variables(given: Mapping[str, str], found: Tree, below: Tree, problems: Problems) -> None:
@@ -115,10 +121,10 @@ def _note_variables(given: Mapping[str, str], found: Tree, below: Tree, problems
                 walk(tree, (section,), f"{PREFIX}{spelling}")
 
 
-def _api_name(written: str, below: Tree) -> str:
-    """Return the file's spelling of a name; upper case is how variables are written."""
-    spellings = {bare(name): name for name in below}
-    return spellings.get(bare(written), written.lower() if written.isupper() else written)
+def _api_names(written: str, below: Tree) -> list[str]:
+    """Return the file's names that may be meant; upper case is how variables are written."""
+    found = [name for name in below if bare(name) == bare(written)]
+    return found or [written.lower() if written.isupper() else written]
 
 
 def _put(tree: Tree, keys: list[str], value: Any) -> bool:

@@ -19,9 +19,13 @@ _ALTERNATIVES: Final = {
         {"Audience", "Audiences"},
         {"ClientSecret", "ClientSecretPath", "ClientCredentials"},
     ],
+    "ClientCredentials": [
+        {"ClientSecret", "ClientSecretPath"},
+        {"ManagedIdentityClientId", "ManagedIdentityObjectId", "ManagedIdentityResourceId"},
+    ],
     "TokenCache": [{"Redis", "Sql", "Cosmos"}, {"Keys", "KeysFile"}],
 }
-"""Keys of which one replaces the others, where it stands in a higher layer."""
+"""Keys of a section, or of its items, of which one in a higher layer replaces the others."""
 
 
 class _Layer(PydanticBaseSettingsSource):
@@ -98,18 +102,24 @@ def _kept(section: str, tree: Tree, over: Tree) -> Tree:
     return {key: value for key, value in tree.items() if key not in gone}
 
 
-def overlay(tree: Tree, below: Tree) -> Tree:
-    """Return a layer in which items of lists, given by index, stand in the list below."""
-    return {key: _listed(value, below.get(key)) for key, value in tree.items()}
+def overlay(section: str, tree: Tree, below: Tree) -> Tree:
+    """Return a layer's section in which items of lists, given by index, stand in the list below."""
+    if section == DOWNSTREAM:
+        return {name: _overlaid(api, below.get(name, {})) for name, api in tree.items()}
+    return _overlaid(tree, below)
 
 
-def _listed(value: Any, below: Any) -> Any:
-    if not isinstance(value, dict) or not value or not all(key.isdecimal() for key in value):
+def _overlaid(tree: Tree, below: Tree) -> Tree:
+    return {key: _listed(key, value, below.get(key)) for key, value in tree.items()}
+
+
+def _listed(key: str, value: Any, below: Any) -> Any:
+    if not isinstance(value, dict) or not value or not all(index.isdecimal() for index in value):
         return value
-    items = list(below) if isinstance(below, list) else []
+    items = list(below) if isinstance(below, list | tuple) else []
     for index, item in sorted(value.items(), key=lambda pair: int(pair[0])):
         at = min(int(index), len(items))
         old = items[at] if at < len(items) else {}
         merges = isinstance(old, dict) and isinstance(item, dict) and "SourceType" not in item
-        items[at : at + 1] = [{**old, **item} if merges else item]
+        items[at : at + 1] = [{**_kept(key, old, item), **item} if merges else item]
     return items

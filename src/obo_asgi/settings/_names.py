@@ -98,7 +98,7 @@ def canonical(
 
 
 def _nested(value: Any, model: type[Section], path: Path, problems: Problems) -> Any:
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [
             canonical(item, model, (*path, index), problems) if isinstance(item, Mapping) else item
             for index, item in enumerate(value)
@@ -119,7 +119,7 @@ def _wrapped(value: Any) -> Any:
     """Hide strings, also those in a list or a mapping."""
     if isinstance(value, str):
         return SecretStr(value)
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_wrapped(item) for item in value]
     if isinstance(value, Mapping):
         return {key: _wrapped(item) for key, item in value.items()}

@@ -77,6 +77,8 @@ def configured(path: Path) -> Configured:
         FakeEntra(tenant_id=tenant) if url is None else FakeEntra(authority=url, tenant_id=tenant)
     )
     if "token_lifetime" in content:
+        if content["token_lifetime"] <= 0:
+            raise ConfigurationError("token_lifetime must be a number of seconds above 0")
         entra.token_lifetime = content["token_lifetime"]
     _add_users(entra, users)
     names = [_add_api(entra, api) for api in apis]
