@@ -911,16 +911,18 @@ async def test_a_cancelled_worker_loses_nothing(
         await call(other, key)
         entra.latency = 0.01
         for number in range(60):
-            clock.offset += 400.0
             task = asyncio.create_task(call((one, other)[number % 2], key, OTHERS[number % 4]))
             await asyncio.sleep(moments.uniform(0, 0.03))
             task.cancel()
             outcomes += await asyncio.gather(task, return_exceptions=True)
-        assert all(isinstance(outcome, str | asyncio.CancelledError) for outcome in outcomes)
+            if isinstance(outcomes[-1], str):  # else its use may not be written down
+                clock.offset += 400.0
+        kinds = {type(outcome) for outcome in outcomes}
+        assert kinds <= {str, asyncio.CancelledError}
         assert sum(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes) > 20
         await unlocked(redis)
         assert await call(other, key)
-    assert entra.counts["refresh_token"] > 5
+    assert entra.counts["refresh_token"] > 2
     async with process(entra, redis_server, clock=clock) as late:
         assert await call(late, key)
 

@@ -16,6 +16,8 @@ import pytest
 
 from tests.site import ROOT, build_site
 
+pytestmark = pytest.mark.timeout(180)  # the build alone takes ten seconds of an idle core
+
 HOST = "https://site.invalid/"
 PUBLIC = [
     *("obo_asgi", "obo_asgi.cache.redis", "obo_asgi.cache.sql", "obo_asgi.cache.cosmos"),

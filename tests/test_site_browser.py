@@ -16,6 +16,8 @@ import pytest
 from tests.browser import Browser, Page, open_browser
 from tests.site import ROOT, build_site
 
+pytestmark = pytest.mark.timeout(180)  # the build alone takes ten seconds of an idle core
+
 POLICY = "default-src 'self' 'unsafe-inline' data:"
 
 
