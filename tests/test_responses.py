@@ -76,7 +76,11 @@ ANSWERS = [
     pytest.param(CacheUnavailableError(SECRET, retry_after=5), 503, "5", id="cache"),
     pytest.param(SessionUnreadableError(SECRET, retry_after=5), 503, "5", id="session, unreadable"),
     pytest.param(SessionNotFoundError(SECRET), 404, None, id="session, not found"),
-    pytest.param(SessionExpiredError(SECRET), 401, None, id="session, expired"),
+    pytest.param(SessionExpiredError(SECRET), 410, None, id="session, its time is up"),
+    pytest.param(SessionExpiredError(SECRET, error_codes=[1]), 401, None, id="session, by Entra"),
+    pytest.param(
+        SessionExpiredError(SECRET, correlation_id=SECRET), 401, None, id="session, no number"
+    ),
     pytest.param(SessionConflictError(SECRET), 409, None, id="session, conflict"),
     pytest.param(TokenAcquisitionError(SECRET, error=SECRET, hint=SECRET), 500, None, id="config"),
     pytest.param(TokenAcquisitionError(SECRET, retry_after=60), 503, "60", id="throttled"),

@@ -495,6 +495,17 @@ async def test_a_lock_is_waited_for(world: World, obo: OnBehalfOf, worker: OnBeh
     assert (2, 1) == world.grants
 
 
+async def test_a_lock_that_is_held_is_no_outage(obo: OnBehalfOf) -> None:
+    """Who does not get the lock in time is told that a worker has it, and when to try again."""
+    records = obo._cache.sessions
+    async with records.lock("name"):
+        with pytest.raises(CacheUnavailableError, match="another worker is changing") as caught:
+            async with records.lock("name", wait=False):
+                pass
+
+    assert 5 == caught.value.retry_after
+
+
 async def test_nothing_is_kept_much_longer_than_it_lives(world: World, obo: OnBehalfOf) -> None:
     """The cache forgets a session an hour after its end, whoever ends it."""
     world.entra.token_lifetime = 600  # the tokens themselves are kept for less

@@ -19,7 +19,7 @@ from obo_asgi import (
     SessionNotFoundError,
     TokenAcquisitionError,
 )
-from tests.session_world import OTHER_READ, READ, World, call, call_late, request
+from tests.session_world import OTHER_READ, READ, WRITE, World, call, call_late, request
 
 pytestmark = pytest.mark.anyio
 
@@ -63,7 +63,7 @@ def worker(world: World) -> OnBehalfOf:
 async def test_a_session_ends_in_time(
     world: World, obo: OnBehalfOf, arguments: dict[str, Any], seconds: float
 ) -> None:
-    """A moment before its end it can be resumed, and at its end it has expired, for everybody."""
+    """A moment before its end it can be resumed, and at its end it is gone, for everybody."""
     key, other = [await world.start(obo, **arguments) for _ in range(2)]
     started = world.now
     world.now = started + seconds - 0.5
@@ -74,8 +74,8 @@ async def test_a_session_ends_in_time(
             await call(process, key)
     answer = await request(obo, world.entra.bearer("alice"), lambda scope: call(obo, key))
 
-    assert (401, "invalid_token") == (answer.status_code, answer.json()["error"])
-    assert "the session has ended: sign in again" in answer.headers["www-authenticate"]
+    assert (410, "Gone") == (answer.status_code, answer.json()["title"])
+    assert "www-authenticate" not in answer.headers
 
 
 async def test_use_puts_the_idle_end_off_and_never_the_last_one(
@@ -198,6 +198,28 @@ async def test_a_running_worker_is_stopped(
     assert (1, 0) == world.grants
 
 
+@pytest.mark.parametrize("end", ["end_sessions", "purge"])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        ("tenant", "alice@contoso.example"),
+        ("contoso.com", "oid"),
+        (" tenant", "oid"),
+        ("", ""),
+        (None, None),
+    ],
+    ids=repr,
+)
+async def test_who_is_no_user_is_refused(
+    world: World, obo: OnBehalfOf, end: str, ids: tuple[Any, Any]
+) -> None:
+    """Whoever ends all of a user by a name or an address is told that it takes the two ids."""
+    known = {"tenant": world.entra.tenant_id, "oid": world.oid()}
+    known[" tenant"] = " " + world.entra.tenant_id
+    with pytest.raises(ConfigurationError, match=r"in this order: user\.tid and user\.oid"):
+        await getattr(obo, end)(*(known.get(each, each) for each in ids))
+
+
 @pytest.mark.parametrize("purge", [False, True], ids=["end_sessions", "purge"])
 @pytest.mark.parametrize("spell", [str.lower, str.upper])
 async def test_all_of_a_user_are_ended(
@@ -291,6 +313,80 @@ async def test_a_dead_refresh_token_ends_it(
 
     await world.start(obo, key=key)
     assert world.oid() == await call(worker, key, "other")
+
+
+async def test_in_a_request_its_user_is_to_sign_in_again(world: World, obo: OnBehalfOf) -> None:
+    """Of a session that Entra has ended the owner's request tells once, with a challenge."""
+    key = await world.start(obo)
+    world.entra.revoke("alice")
+    bearer = world.entra.bearer("alice")
+    answers = [await request(obo, bearer, lambda scope: call(obo, key, "other")) for _ in range(2)]
+
+    assert [401, 404] == [answer.status_code for answer in answers]
+    assert "the session has ended: sign in again" in answers[0].headers["www-authenticate"]
+
+
+@pytest.mark.parametrize("aadsts", [50034, 50057])
+async def test_an_account_that_is_gone_ends_all_of_it(
+    world: World, obo: OnBehalfOf, worker: OnBehalfOf, aadsts: int
+) -> None:
+    """A disabled or deleted user's session is deleted, and all that the user has ends with it."""
+    key, other = [await world.start(obo) for _ in range(2)]
+    of_bob = await world.start(obo, "bob")
+    world.entra.fail(aadsts)
+    with pytest.raises(SessionExpiredError) as caught:
+        await call(worker, key, "other")
+    assert ((aadsts,), None) == (caught.value.error_codes, world.value(key))
+    for process in (obo, worker):
+        for each in (key, other):
+            with pytest.raises(SessionNotFoundError):
+                await call(process, each)
+
+    assert world.oid("bob") == await call(worker, of_bob)
+
+
+async def test_a_removed_users_session_ends(world: World, obo: OnBehalfOf) -> None:
+    """Whose account was deleted at Entra has no session any more."""
+    key = await world.start(obo)
+    world.entra.remove_user("alice")
+    with pytest.raises(SessionExpiredError) as caught:
+        await call(obo, key, "other")
+
+    assert ((50034,), None) == (caught.value.error_codes, world.value(key))
+
+
+async def test_a_user_whom_entra_does_not_know_drops_nothing(
+    world: World, obo: OnBehalfOf, worker: OnBehalfOf
+) -> None:
+    """In a request that may be a guest whom nobody has invited: no reason to empty our memory."""
+    key, alice = await world.start(obo), await world.user(obo)
+    world.entra.fail(50034)
+    with pytest.raises(AccessDeniedError):
+        await alice["other"].get("data")
+
+    assert world.oid() == await call(worker, key)
+
+
+async def test_a_disabled_users_request_drops_what_there_is(
+    world: World, obo: OnBehalfOf, worker: OnBehalfOf
+) -> None:
+    """Where Entra tells of it in a request, the user's tokens and sessions are dropped, everywhere.
+
+    That is done once an hour, so that nobody empties our memory by calling again and again.
+    """
+    key, alice = await world.start(obo), await world.user(obo)
+    exchanges = []
+    for name, scopes in (("other", [OTHER_READ]), ("partner", [WRITE])):
+        await alice["partner"].get("data")
+        exchanges.append(world.entra.exchanges)
+        world.entra.fail(50057)
+        with pytest.raises(AccessDeniedError):
+            await alice[name].get("data", scopes=scopes)
+    await alice["partner"].get("data")
+
+    assert [2, 4, 5] == [*exchanges, world.entra.exchanges]
+    with pytest.raises(SessionNotFoundError):
+        await call(worker, key)
 
 
 async def test_one_users_end_is_nobody_elses(

@@ -10,6 +10,7 @@ import pytest
 
 from obo_asgi import (
     AccessDeniedError,
+    KeysUnavailableError,
     OnBehalfOf,
     OnBehalfOfMiddleware,
     SessionConflictError,
@@ -17,6 +18,8 @@ from obo_asgi import (
     downstream_from,
 )
 from obo_asgi._types import Receive, Scope, Send
+from obo_asgi.sessions import Sessions
+from obo_asgi.tenants import ALLOWED_SECONDS, TenantPolicy
 from tests.session_world import OTHER_TENANT, World, call, call_late, request
 
 pytestmark = pytest.mark.anyio
@@ -254,6 +257,26 @@ async def test_an_ended_session_gives_its_key_free(world: World, obo: OnBehalfOf
     assert world.oid("bob") == await call(obo, "job-1")
 
 
+@pytest.mark.parametrize("own", ["job-1", None], ids=["own key", "new key"])
+@pytest.mark.parametrize("end", ["end_sessions", "purge", "lifetime", "idle_timeout"])
+async def test_a_session_that_is_over_gives_its_key_free(
+    world: World, obo: OnBehalfOf, end: str, own: str | None
+) -> None:
+    """However a session came to its end, another user starts under its key, and nobody else's."""
+    is_said = end in ("end_sessions", "purge")
+    arguments: dict[str, Any] = {} if is_said else {end: 100}
+    key = await world.start(obo, key=own, **arguments)
+    if is_said:
+        await getattr(obo, end)(world.entra.tenant_id, world.oid())
+    else:
+        world.now += 100
+    await world.start(obo, "bob", key=key)
+
+    assert world.oid("bob") == await call(world.process(), key)
+    with pytest.raises(SessionConflictError):
+        await world.start(obo, key=key)
+
+
 @pytest.mark.parametrize("api", ["partner", "other"])
 @pytest.mark.parametrize("seconds", [0.0, 31.0, 4000.0])
 async def test_a_worker_never_goes_on_as_somebody_else(
@@ -315,6 +338,75 @@ async def test_two_users_at_once_make_one_session(world: World, obo: OnBehalfOf)
     assert [str, SessionConflictError] == sorted(kinds, key=lambda kind: kind is not str)
     owner = ("alice", "bob")[kinds.index(str)]
     assert world.oid(owner) == await call(obo, "job-1")
+
+
+# --- Whose tenant is not allowed any more ---------------------------------------------------------
+
+
+@pytest.fixture
+async def of_a_customer(world: World) -> str:
+    """Return the key of a session of a customer's, from the time when the customer was allowed."""
+    world.entra.add_tenant(OTHER_TENANT)
+    tenants = [world.entra.tenant_id, OTHER_TENANT]
+    obo = world.process(world.entra.registration(allowed_tenants=tenants))
+    return await (await world.user(obo, tenant=OTHER_TENANT)).start_session()
+
+
+@pytest.mark.parametrize("form", ["list", "predicate"])
+async def test_a_tenant_that_left_keeps_no_session(
+    world: World, of_a_customer: str, form: str
+) -> None:
+    """A session whose tenant is not allowed any more is not found, until the tenant is again."""
+    customers = {OTHER_TENANT}
+
+    async def is_customer(tenant_id: str) -> bool:
+        return tenant_id in customers
+
+    def process() -> OnBehalfOf:
+        allowed = is_customer if form == "predicate" else [world.entra.tenant_id, *customers]
+        return world.process(world.entra.registration(allowed_tenants=allowed))
+
+    value = world.value(of_a_customer)
+    customers.clear()
+    with pytest.raises(SessionNotFoundError, match="tenant of the session is not allowed"):
+        await call(process(), of_a_customer, "other")
+    assert ((1, 0), value) == (world.grants, world.value(of_a_customer))
+    customers.add(OTHER_TENANT)
+
+    guest = world.entra.user("alice", tenant=OTHER_TENANT)
+    assert guest.oid == await call(process(), of_a_customer, "other")
+
+
+async def test_a_tenant_that_leaves_ends_an_open_session(world: World, of_a_customer: str) -> None:
+    """An open session stops when the predicate's yes is over, as the requests of its user do."""
+    seconds, customers = [0.0], {OTHER_TENANT}
+
+    async def is_customer(tenant_id: str) -> bool:
+        return tenant_id in customers
+
+    obo = world.process(world.entra.registration(allowed_tenants=is_customer))
+    tenants = TenantPolicy(is_customer, clock=lambda: seconds[0])
+    grant = await Sessions(obo._cache, obo.registration, tenants=tenants).resume(of_a_customer)
+    customers.clear()
+    seconds[0] += ALLOWED_SECONDS
+    world.now += ALLOWED_SECONDS
+
+    assert not grant.is_current
+    with pytest.raises(SessionNotFoundError):
+        await grant.confirm()
+
+
+async def test_a_tenant_that_nobody_can_tell_of_waits(world: World, of_a_customer: str) -> None:
+    """Where the predicate fails a session is not used, and stays; the error says when to retry."""
+
+    async def fails(tenant_id: str) -> bool:
+        raise ConnectionError
+
+    obo = world.process(world.entra.registration(allowed_tenants=fails))
+    with pytest.raises(KeysUnavailableError) as caught:
+        await call(obo, of_a_customer)
+
+    assert (5, True) == (caught.value.retry_after, world.value(of_a_customer) is not None)
 
 
 # --- Who starts none ------------------------------------------------------------------------------

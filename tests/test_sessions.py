@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import logging
 import pickle
+import pkgutil
 import time
 import traceback
 from collections.abc import AsyncIterator
@@ -14,7 +16,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from rich.pretty import pretty_repr
 
+import obo_asgi
 from obo_asgi import (
     AccessDeniedError,
     ConfigurationError,
@@ -166,8 +170,9 @@ async def test_one_missing_consent_is_enough(world: World, obo: OnBehalfOf) -> N
         ("partner", r"apis must be a list: \['partner'\]"),
         ([""], "no downstream API is called ''"),
         ([], "apis"),
+        (5, "apis must be a list of names, not 5"),
     ],
-    ids=["unknown", "str", "empty name", "empty"],
+    ids=["unknown", "str", "empty name", "empty", "a number"],
 )
 async def test_apis_are_names_of_apis(
     world: World, obo: OnBehalfOf, apis: Any, message: str
@@ -472,6 +477,15 @@ async def test_closing_lets_a_refresh_end(
 # --- What shows itself ----------------------------------------------------------------------------
 
 
+def structs() -> list[type[msgspec.Struct]]:
+    """Return the structs of all our modules, which are loaded here."""
+    for module in pkgutil.walk_packages(obo_asgi.__path__, "obo_asgi."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    kinds = msgspec.Struct.__subclasses__()
+    return [kind for kind in kinds if kind.__module__.startswith("obo_asgi")]
+
+
 def frames(error: BaseException) -> list[FrameType]:
     """Return our own frames of a traceback and of everything that is chained to it."""
     found: list[FrameType] = []
@@ -523,11 +537,24 @@ async def test_nothing_shows_a_token_or_a_key(
         shown += [record.getMessage(), repr(record.args), record.exc_text or ""]
     shown += [text for error in errors for text in (str(error), repr(error), repr(vars(error)))]
     found = [frame for error in errors for frame in frames(error)]
-    in_frames = [repr(value) for frame in found for value in frame.f_locals.values()]
+    values = [value for frame in found for value in frame.f_locals.values()]
+    in_frames = [text for value in values for text in (repr(value), pretty_repr(value))]
 
     assert (6, True, True) == (len(errors), len(refresh_tokens) >= 4, len(in_frames) > 50)
     assert [] == [text for text in shown if any(word in text for word in [*tokens, key, key[32:]])]
     assert [] == [text for text in in_frames if any(word in text for word in tokens)]
+
+
+def test_no_struct_shows_what_it_holds() -> None:
+    """Every struct has a repr of its own, and one for rich, which shows it in tracebacks."""
+    held = []
+    for kind in structs():
+        types = [field.type for field in msgspec.structs.fields(kind)]
+        held.append(kind(*("a secret" if each in (str, bytes) else 1 for each in types)))
+    shown = [text for each in held for text in (repr(each), pretty_repr(each))]
+
+    assert {"SessionRecord", "_TokenRecord"} <= {type(each).__name__ for each in held}
+    assert [] == [text for text in shown if "a secret" in text]
 
 
 async def test_a_record_shows_its_generation_alone(world: World, obo: OnBehalfOf) -> None:
@@ -537,6 +564,7 @@ async def test_a_record_shows_its_generation_alone(world: World, obo: OnBehalfOf
     assert isinstance(record, SessionRecord)
 
     assert {"SessionRecord(generation 1)"} == {repr(record), str(record), f"{record}"}
+    assert "SessionRecord(generation=1)" == pretty_repr(record)
     assert record.refresh_token.encode() in msgspec.msgpack.encode(record)
     with pytest.raises(TypeError, match="not pickled"):
         pickle.dumps(await (await world.user(obo))["partner"].acquire_token())

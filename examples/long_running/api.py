@@ -63,7 +63,8 @@ def create_app(obo: OnBehalfOf, broker: AsyncBroker, jobs: Jobs) -> Starlette:
         # The key is a secret: it goes to the worker alone. The caller gets the job's id.
         session_key = await downstream.start_session(apis=["partner"], lifetime=SESSION_SECONDS)
         try:
-            await jobs.add(job_id, downstream.user.identity, queued)
+            identity = downstream.user.identity
+            await jobs.add(job_id, identity, queued, seconds=SESSION_SECONDS)
             await process.kiq(job_id, session_key, order.wait)
         except (RedisError, SendTaskError):
             await obo.end_session(session_key)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from redis.asyncio import Redis
@@ -23,6 +24,10 @@ class Status(StrEnum):
     SESSION_EXPIRED = "session_expired"
     SESSION_NOT_FOUND = "session_not_found"
     FAILED = "failed"
+    LOST = "lost"
+
+
+UNFINISHED: Final = frozenset({Status.QUEUED, Status.WAITING, Status.RETRY_LATER})
 
 
 @dataclass(frozen=True)
@@ -57,25 +62,40 @@ class Jobs:
         self._redis = redis
         self._prefix = prefix
 
-    async def add(self, job_id: str, owner: str, state: State) -> None:
-        """Keep a new job, whose owner is the user of this ``identity``."""
+    async def add(self, job_id: str, owner: str, state: State, *, seconds: float) -> None:
+        """Keep a new job, whose owner is the user of this ``identity``.
+
+        Args:
+            job_id: its id.
+            owner: whose it is.
+            state: how it stands.
+            seconds: after which it is lost, if nothing is heard of it.
+        """
         name = self._prefix + job_id
         async with self._redis.pipeline() as pipe:
-            pipe.hset(name, mapping={"owner": owner, "state": msgspec.json.encode(state)})
+            pipe.hset(name, mapping={"owner": owner, **_fields(state, seconds)})
             pipe.expire(name, KEPT_SECONDS)
             await pipe.execute()
 
-    async def set_state(self, job_id: str, state: State) -> None:
-        """Say how a job stands."""
-        await self._redis.hset(self._prefix + job_id, "state", msgspec.json.encode(state))
+    async def set_state(self, job_id: str, state: State, *, seconds: float = 0.0) -> None:
+        """Say how a job stands, and after how many seconds it is lost, if it has not ended."""
+        await self._redis.hset(self._prefix + job_id, mapping=_fields(state, seconds))
 
     async def find(self, job_id: str, owner: str) -> State | None:
         """Return how a job stands; None if there is none of this id, or it is somebody else's."""
-        whose, state = await self._redis.hmget(self._prefix + job_id, ["owner", "state"])
-        if state is None or whose != owner.encode():
+        names = ["owner", "state", "lost_at"]
+        whose, encoded, lost_at = await self._redis.hmget(self._prefix + job_id, names)
+        if encoded is None or whose != owner.encode():
             return None
-        return msgspec.json.decode(state, type=State)
+        state = msgspec.json.decode(encoded, type=State)
+        if state.status in UNFINISHED and time.time() >= float(lost_at or 0):
+            return State(Status.LOST, "nothing was heard of it for too long: start again")
+        return state
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._redis.aclose()
+
+
+def _fields(state: State, seconds: float) -> dict[Any, Any]:
+    return {"state": msgspec.json.encode(state), "lost_at": time.time() + seconds}

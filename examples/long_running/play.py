@@ -23,7 +23,7 @@ from tests.servers.redis import start_redis
 
 from . import partner
 from .api import SESSION_SECONDS
-from .jobs import Status
+from .jobs import UNFINISHED, Status
 from .partner import Call
 from .processes import run_module
 from .report import Step, is_good
@@ -36,7 +36,7 @@ TOKEN_SECONDS: Final = 12
 _SECONDS: Final = 30.0
 _LATER: Final = TOKEN_SECONDS - 10 + 1
 _PAUSE: Final = 0.05
-_END: Final = sorted(set(Status) - {Status.QUEUED, Status.WAITING, Status.RETRY_LATER})
+_END: Final = sorted(set(Status) - UNFINISHED)
 
 T = TypeVar("T")
 

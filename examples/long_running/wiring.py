@@ -41,7 +41,12 @@ def create_obo() -> OnBehalfOf:
 
 
 def create_broker() -> AsyncBroker:
-    """Return the queue: a list, so that of a message that a worker has taken nothing is left."""
+    """Return the queue: a list, which keeps no session key that a worker has taken.
+
+    So a job is lost whose worker dies, or loses Redis, in the middle of it: in time its status says
+    so. Where that is too little take a queue whose messages are acknowledged; then a job may be
+    done twice, and its key stays in the queue until the end.
+    """
     return ListQueueBroker(
         os.environ["REDIS_URL"],
         queue_name=f"{PREFIX}queue",

@@ -15,6 +15,7 @@ from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, TaskiqEvents, TaskiqSt
 from obo_asgi import (
     CacheUnavailableError,
     InteractionRequiredError,
+    KeysUnavailableError,
     OboError,
     OnBehalfOf,
     SessionExpiredError,
@@ -26,6 +27,8 @@ from .jobs import Jobs, Needed, State, Status
 from .wiring import create_broker, create_jobs, create_obo
 
 TRIES: Final = 5
+SILENT_SECONDS: Final = 300.0
+"""How long a worker may take for calls, and waits for another's, before its job counts as lost."""
 
 Task = AsyncTaskiqDecoratedTask[[str, str, float], Coroutine[Any, Any, None]]
 
@@ -73,7 +76,7 @@ def create_task(broker: AsyncBroker, obo: OnBehalfOf, jobs: Jobs) -> Task:
                 if latest.retry_after is None:
                     state = latest
                     break
-                await jobs.set_state(job_id, latest)
+                await jobs.set_state(job_id, latest, seconds=latest.retry_after + SILENT_SECONDS)
                 await asyncio.sleep(latest.retry_after)
         finally:
             with suppress(CacheUnavailableError):  # then it ends with its lifetime
@@ -90,7 +93,8 @@ async def _try(obo: OnBehalfOf, jobs: Jobs, job_id: str, session_key: str, wait:
             partner = downstream["partner"]
             data = await partner.get("api/process/data", into=Data)
             note = f"{len(data['items'])} items of {data['owner']}'s are being processed"
-            await jobs.set_state(job_id, State(Status.WAITING, note))
+            waiting = State(Status.WAITING, note)
+            await jobs.set_state(job_id, waiting, seconds=wait + SILENT_SECONDS)
             await asyncio.sleep(wait)
             answer = await partner.post("api/process/complete", json=data, into=Completed)
     except OboError as error:
@@ -108,7 +112,11 @@ def explain(error: OboError) -> State:
         case InteractionRequiredError():
             needed = Needed(error.scopes, error.claims_challenge, error.consent_uri)
             return State(Status.SIGN_IN_AGAIN, "do what is needed, then start again", needed)
-        case CacheUnavailableError() | TokenAcquisitionError(retry_after=int()):
+        case (
+            CacheUnavailableError()
+            | KeysUnavailableError()
+            | TokenAcquisitionError(retry_after=int())
+        ):
             note = "the worker tries again by itself"
             return State(Status.RETRY_LATER, note, retry_after=error.retry_after)
     return State(Status.FAILED, "it cannot be done")

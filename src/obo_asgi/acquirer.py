@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +16,7 @@ from ._telemetry import Stats, called_api, is_recording, mark, span
 from ._trace import new_id
 from .cache import TokenCache
 from .config import resource_of
+from .entra_errors import is_account_gone
 from .errors import (
     AccessDeniedError,
     AssertionRejectedError,
@@ -38,6 +40,8 @@ _DENIED_SECONDS = 60.0
 _CONFIGURATION_SECONDS = 5.0
 _ALERT_INTERVAL = 60.0
 _MAX_ALERTS = 100
+_PURGE_INTERVAL = 3600.0
+_MAX_PURGED = 1000
 _SESSION_ERRORS = (CacheUnavailableError, SessionExpiredError, SessionNotFoundError)
 
 
@@ -83,6 +87,7 @@ class Acquirer:
         self._flights: Flights[_Outcome] = Flights()
         self._failures: LRU[TokenKey, _Failure] = LRU(max_failures)
         self._alerts: LRU[tuple[object, object], float] = LRU(_MAX_ALERTS)
+        self._purged: LRU[tuple[str, str], float] = LRU(_MAX_PURGED)
 
     async def acquire_token(
         self,
@@ -267,7 +272,18 @@ class Acquirer:
             ),
         )
         self._log(failure, _fields(key, correlation_id, started))
+        if is_account_gone(failure):
+            await self._purge(key)
         return failure
+
+    async def _purge(self, key: TokenKey) -> None:
+        """Make worthless what a disabled or deleted account had; seldom, for it empties memory."""
+        user, now = (key.tenant_id, key.owner), self._clock()
+        purged_at = self._purged.get(user)
+        if purged_at is None or not 0 <= now - purged_at < _PURGE_INTERVAL:
+            with suppress(CacheUnavailableError):  # then the next failure tries again
+                await self._cache.purge(key.client_id, *user)
+                self._purged.put(user, now)
 
     def _log(self, failure: OboError, fields: dict[str, Any]) -> None:
         """Tell the operator; once a minute what only the operator can mend."""

@@ -15,11 +15,19 @@ from .errors import (
     AccessDeniedError,
     AssertionRejectedError,
     InteractionRequiredError,
+    OboError,
+    SessionExpiredError,
     TokenAcquisitionError,
 )
 from .interaction import read_claims
 
-__all__ = ["acquisition_error", "parse_retry_after", "unreachable"]
+__all__ = [
+    "ACCOUNT_GONE",
+    "acquisition_error",
+    "is_account_gone",
+    "parse_retry_after",
+    "unreachable",
+]
 
 MAX_RETRY_AFTER: Final = 300
 """The longest wait, in seconds, that is believed and passed on."""
@@ -65,6 +73,9 @@ _BY_NUMBER = {
     16003: _Kind.DENIED,
     50196: _Kind.THROTTLED,
 }
+_DISABLED = 50057
+ACCOUNT_GONE: Final = frozenset({50034, _DISABLED})
+"""AADSTS numbers of an account that is deleted or disabled, where it has had tokens."""
 _AMBIGUOUS = {("invalid_grant", ""), ("invalid_grant", "consent_required")}
 
 _CLASSES = {
@@ -146,6 +157,16 @@ def unreachable(correlation_id: str) -> TokenAcquisitionError:
         correlation_id=correlation_id,
         retry_after=_DEFAULT_WAIT[_Kind.TEMPORARY],
     )
+
+
+def is_account_gone(error: OboError) -> bool:
+    """Tell whether the user's account is disabled or deleted: nothing of it is to be used on."""
+    match error:
+        case SessionExpiredError(error_codes=codes):
+            return not ACCOUNT_GONE.isdisjoint(codes)
+        case AccessDeniedError(error_codes=codes):
+            return _DISABLED in codes  # who is not there may be a guest who was never invited
+    return False
 
 
 def parse_retry_after(value: str | None, *, default: int) -> int:

@@ -106,9 +106,7 @@ class OnBehalfOf:
         self._cache = TokenCache() if cache is None else cache
         self._stats.breaker = self._cache.breaker
         self._acquirer = Acquirer(self._endpoint, self._cache, stats=self._stats)
-        self._sessions = Sessions(
-            self._cache, authority=registration.authority, client_id=registration.client_id
-        )
+        self._sessions = Sessions(self._cache, registration, tenants=self._tenants)
         self._context = DownstreamContext(
             registration,
             self._apis,
@@ -282,11 +280,12 @@ class OnBehalfOf:
 
         Raises:
             SessionNotFoundError: there is no such session: never started, ended, or not the
-                caller's.
+                caller's; or its tenant is not allowed any more, and it waits until it is again.
             SessionExpiredError: its time is up. (When an API is called: or Entra takes its refresh
                 token no more, and it is deleted.)
             CacheUnavailableError: the shared cache does not answer; `SessionUnreadableError` if
                 this process lacks the key that the session was sealed with.
+            KeysUnavailableError: the predicate over tenants has failed.
         """
         await self._open_once()
         grant = await self._sessions.resume(key)
@@ -301,7 +300,8 @@ class OnBehalfOf:
             key: the session's.
 
         Raises:
-            CacheUnavailableError: the shared cache does not answer; the session may go on.
+            CacheUnavailableError: the shared cache does not answer, or for 34 seconds another
+                worker has not come to an end with the session, which may go on.
         """
         await self._open_once()
         await self._sessions.end(key)
@@ -314,8 +314,10 @@ class OnBehalfOf:
             oid: the user's object id (``user.oid``).
 
         Raises:
+            ConfigurationError: these are no ids.
             CacheUnavailableError: the shared cache does not answer; sessions may go on.
         """
+        _check_user(tenant_id, oid)
         await self._open_once()
         await self._sessions.end_all(tenant_id, oid)
 
@@ -352,8 +354,10 @@ class OnBehalfOf:
             oid: the user's object id (``user.oid``).
 
         Raises:
+            ConfigurationError: these are no ids.
             CacheUnavailableError: the shared cache does not answer; only this process knows.
         """
+        _check_user(tenant_id, oid)
         await self._open_once()
         await self._cache.purge(self.registration.client_id, tenant_id, oid)
 
@@ -397,6 +401,14 @@ class OnBehalfOf:
     async def _open_once(self) -> None:
         if not self._clients.ready:
             await self.open()
+
+
+def _check_user(tenant_id: str, oid: str) -> None:
+    if not is_guid(tenant_id) or not is_guid(oid):
+        raise ConfigurationError(
+            "a user is named by two ids (GUIDs), in this order: user.tid and user.oid; "
+            "a user name or an e-mail address names nobody"
+        )
 
 
 def _check_apis(apis: Mapping[str, DownstreamAPI]) -> dict[str, DownstreamAPI]:

@@ -108,6 +108,8 @@ def _answer(error: BaseException, resource: ProtectedResource | None) -> ErrorRe
             return _refusal(None, "an access token is required", resource)
         case ExpiredTokenError():
             return _refusal("invalid_token", "the access token has expired", resource)
+        case SessionExpiredError() if not (error.error_codes or error.correlation_id):
+            return _problem(410)  # its lifetime: with a new token it would be the same
         case SessionExpiredError():
             return _refusal("invalid_token", "the session has ended: sign in again", resource)
         case InvalidTokenError() | AssertionRejectedError():

@@ -28,6 +28,7 @@ from obo_asgi import (
     DownstreamAPI,
     DownstreamError,
     InteractionRequiredError,
+    KeysUnavailableError,
     OboError,
     OnBehalfOf,
     SessionExpiredError,
@@ -226,7 +227,7 @@ async def test_session_ends_where_no_job_begins(wired: Wired) -> None:
 async def test_worker_tells_of_a_lost_session(wired: Wired) -> None:
     """A job whose session was ended before its turn says so."""
     process = create_task(InMemoryBroker(), wired.obo, wired.jobs)
-    await wired.jobs.add("1", "owner", State(Status.QUEUED, ""))
+    await wired.jobs.add("1", "owner", State(Status.QUEUED, ""), seconds=60)
     await process("1", "no such key", 0)
     state = await wired.jobs.find("1", "owner")
     assert state is not None
@@ -237,7 +238,7 @@ async def test_worker_tells_of_a_lost_session(wired: Wired) -> None:
 async def test_worker_leaves_nothing_in_doubt(wired: Wired) -> None:
     """A job that meets a mistake in the program has failed, and its session is ended."""
     process = create_task(InMemoryBroker(), wired.obo, wired.jobs)
-    await wired.jobs.add("2", "owner", State(Status.QUEUED, ""))
+    await wired.jobs.add("2", "owner", State(Status.QUEUED, ""), seconds=60)
     downstream = await wired.obo.downstream_for(wired.entra.token())
     session_key = await downstream.start_session()
     with pytest.raises(TypeError):
@@ -250,6 +251,20 @@ async def test_worker_leaves_nothing_in_doubt(wired: Wired) -> None:
             pass
 
 
+@pytest.mark.anyio
+async def test_job_that_nobody_does_is_lost(wired: Wired) -> None:
+    """A job of which nothing is heard in time is lost, and one that has ended never is."""
+    waiting, done = State(Status.WAITING, ""), State(Status.DONE, "")
+    await wired.jobs.add("3", "owner", State(Status.QUEUED, ""), seconds=0)
+    found = [await wired.jobs.find("3", "owner")]
+    for state, seconds in ((waiting, 60.0), (waiting, 0.0), (done, 0.0)):
+        await wired.jobs.set_state("3", state, seconds=seconds)
+        found.append(await wired.jobs.find("3", "owner"))
+
+    statuses = [state and state.status for state in found]
+    assert [Status.LOST, Status.WAITING, Status.LOST, Status.DONE] == statuses
+
+
 @pytest.mark.parametrize(
     ("error", "status", "retry_after"),
     [
@@ -257,6 +272,7 @@ async def test_worker_leaves_nothing_in_doubt(wired: Wired) -> None:
         (SessionExpiredError(""), Status.SESSION_EXPIRED, None),
         (InteractionRequiredError(""), Status.SIGN_IN_AGAIN, None),
         (CacheUnavailableError("", retry_after=5), Status.RETRY_LATER, 5),
+        (KeysUnavailableError("", retry_after=5), Status.RETRY_LATER, 5),
         (TokenAcquisitionError("", retry_after=3), Status.RETRY_LATER, 3),
         (TokenAcquisitionError(""), Status.FAILED, None),
         (AccessDeniedError(""), Status.FAILED, None),

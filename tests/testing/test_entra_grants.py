@@ -262,6 +262,13 @@ async def test_refresh_token_rotates(calls: Calls) -> None:
     assert 3 == calls.entra.counts["refresh_token"]
 
 
+async def test_removed_users_refresh_token_is_refused(calls: Calls) -> None:
+    """Once a user is removed nothing is issued by what the user had."""
+    token = await refresh_token(calls, calls.entra.token("bob"))
+    calls.entra.remove_user("bob")
+    refused(50034, await calls.token(grant_type="refresh_token", refresh_token=token))
+
+
 async def test_refresh_token_is_good_for_any_resource(calls: Calls) -> None:
     """A refresh token gives tokens of other resources, about the same user."""
     token = await refresh_token(calls, calls.entra.token("bob"))

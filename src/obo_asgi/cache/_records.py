@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import msgspec
 
@@ -41,6 +42,12 @@ class _TokenRecord(msgspec.Struct, array_like=True, frozen=True):
     expires_at: float
     refresh_at: float
     issued_at: float
+
+    def __repr__(self) -> str:
+        return "_TokenRecord()"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:  # msgspec's, which rich prefers, shows all
+        return []
 
 
 _token_decoder = msgspec.msgpack.Decoder(_TokenRecord)

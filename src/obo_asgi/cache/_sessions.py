@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -76,6 +76,9 @@ class SessionRecord(msgspec.Struct, array_like=True, frozen=True):
 
     def __repr__(self) -> str:
         return f"SessionRecord(generation {self.generation})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:  # msgspec's, which rich prefers, shows all
+        return [("generation", self.generation)]
 
     @property
     def end(self) -> float:
@@ -172,10 +175,10 @@ class SessionRecords:
 
         Args:
             name: the session's.
-            wait: for whoever changes it now.
+            wait: for whoever changes it now, 34 seconds at most.
 
         Raises:
-            CacheUnavailableError: the lock cannot be had.
+            CacheUnavailableError: the cache does not answer, or somebody still changes it.
         """
         lock, mine = lock_of(name), secrets.token_hex(16)
         pause, growth, longest = _PAUSES
@@ -183,7 +186,10 @@ class SessionRecords:
         try:
             while not await self._store.add(lock, mine, LEASE, Budget(_SECONDS)):
                 if time.monotonic() >= give_up_at:
-                    raise Unavailable
+                    raise CacheUnavailableError(
+                        "another worker is changing the session, and has not come to an end",
+                        retry_after=_RETRY_AFTER,
+                    )
                 await asyncio.sleep(pause)
                 pause = min(pause * growth, longest)
             yield
@@ -210,6 +216,15 @@ class SessionRecords:
             await self._store.set(name, sealed, _END_TTL, Budget(_SECONDS))
         except Unavailable:
             raise _unavailable() from None
+
+    async def is_ended(self, record: SessionRecord) -> bool:
+        """Tell whether all sessions of a session's user were ended after its start.
+
+        Raises:
+            As `ended_at` does.
+        """
+        owner = (record.client_id, record.tenant_id, record.owner)
+        return record.started_at <= await self.ended_at(*owner)
 
     async def ended_at(self, client_id: str, tenant_id: str, owner: str) -> float:
         """Return up to when the sessions of a user that were started are ended, clocks considered.

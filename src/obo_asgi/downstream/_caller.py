@@ -73,6 +73,8 @@ class DownstreamContext:
         """
         if isinstance(names, str):
             raise ConfigurationError(f"{argument} must be a list: [{names!r}], not {names!r}")
+        if not isinstance(names, Iterable):
+            raise ConfigurationError(f"{argument} must be a list of names, not {names!r}")
         listed = tuple(names)
         for name in listed:
             self.api(name)

@@ -18,12 +18,15 @@ from msgspec.structs import replace
 from .._events import SESSION_ENDED, SESSION_EXPIRED, SESSION_RESUMED, SESSION_STARTED, emit
 from ..cache import TokenCache
 from ..cache._sessions import MAX_LIFETIME, SessionRecord
+from ..config import AppRegistration
 from ..errors import (
     ConfigurationError,
+    InvalidTokenError,
     SessionConflictError,
     SessionExpiredError,
     SessionNotFoundError,
 )
+from ..tenants import TenantPolicy
 from ..tokens import OnBehalfOfGrant, User
 from ._grant import Refreshes, SessionGrant
 from ._keys import SessionKey, new_session_key
@@ -54,14 +57,22 @@ class Sessions:
 
     Args:
         cache: where they are kept.
-        authority: the sign-in service.
-        client_id: our app registration.
+        registration: our app registration.
+        tenants: decides which tenants are allowed, as far as the registration does not.
     """
 
-    def __init__(self, cache: TokenCache, *, authority: str, client_id: str) -> None:
+    def __init__(
+        self,
+        cache: TokenCache,
+        registration: AppRegistration,
+        *,
+        tenants: TenantPolicy | None = None,
+    ) -> None:
         self._cache = cache
-        self._namespace = (authority, client_id)
-        self._client_id = client_id
+        self._registration = registration
+        self._tenants = tenants
+        self._namespace = (registration.authority, registration.client_id)
+        self._client_id = registration.client_id
         self._refreshes = Refreshes()
 
     @asynccontextmanager
@@ -100,9 +111,11 @@ class Sessions:
 
             async def find_own() -> SessionRecord | None:
                 record = await records.read(session.name)
-                if record is not None and not _is_same(record, session, user):
-                    raise SessionConflictError("the session key is that of another user's session")
-                return record
+                if record is None or _is_same(record, session, user):
+                    return record
+                if record.end <= records.clock() or await records.is_ended(record):
+                    return record  # it is over, and its key is anybody's
+                raise SessionConflictError("the session key is that of another user's session")
 
             async def save(record: SessionRecord) -> None:
                 current = await find_own()  # the lock may not have held for as long as the exchange
@@ -127,9 +140,11 @@ class Sessions:
         """Return the right of a session to tokens.
 
         Raises:
-            SessionNotFoundError: there is none of this key, or it is not the caller's.
+            SessionNotFoundError: there is none of this key, it is not the caller's, or its tenant
+                is not allowed any more.
             SessionExpiredError: its time is up.
             CacheUnavailableError: it cannot be told.
+            KeysUnavailableError: whether its tenant is allowed cannot be told.
         """
         records, session = self._cache.sessions, self._key(key)
         try:
@@ -138,8 +153,9 @@ class Sessions:
             emit(logger, logging.INFO, SESSION_EXPIRED, "session refused: %s", error)
             raise
         tenant_id = record.tenant_id
+        await self._check_tenant(tenant_id)
         emit(logger, logging.DEBUG, SESSION_RESUMED, "session resumed", tenant=tenant_id)
-        return SessionGrant(records, self._refreshes, session, record)
+        return SessionGrant(records, self._refreshes, session, record, self._check_tenant)
 
     async def end(self, key: str) -> None:
         """End a session, if there is one and it is the caller's.
@@ -168,6 +184,22 @@ class Sessions:
     async def aclose(self) -> None:
         """Let refreshes under way in the running loop end, for a moment."""
         await self._refreshes.aclose(_CLOSING_SECONDS)
+
+    async def _check_tenant(self, tenant_id: str) -> None:
+        """Refuse the sessions of a tenant that is not allowed any more; it may be again.
+
+        Raises:
+            SessionNotFoundError: it is not.
+            KeysUnavailableError: it cannot be told.
+        """
+        is_allowed = self._registration.allows_tenant(tenant_id)
+        if is_allowed and self._tenants is not None:
+            try:
+                await self._tenants.check(tenant_id)
+            except InvalidTokenError:
+                is_allowed = False
+        if not is_allowed:
+            raise SessionNotFoundError("the tenant of the session is not allowed any more")
 
     def _key(self, text: str) -> SessionKey:
         return SessionKey.parse(text, *self._namespace)

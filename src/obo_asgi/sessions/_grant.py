@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from functools import partial
 from types import MappingProxyType
 from typing import Final
@@ -30,6 +31,7 @@ class SessionGrant:
             must not be lost.
         key: the session's.
         record: the session as it was read.
+        check_tenant: raises an error where the session's tenant is not allowed any more.
     """
 
     def __init__(
@@ -38,11 +40,13 @@ class SessionGrant:
         refreshes: Refreshes,
         key: SessionKey,
         record: SessionRecord,
+        check_tenant: Callable[[str], Awaitable[None]],
     ) -> None:
         self._records = records
         self._refreshes = refreshes
         self._stored = StoredSession(records, key, (record.tenant_id, record.owner))
         self._record = record
+        self._check_tenant = check_tenant
         self._stand(records.epoch)
 
     @property
@@ -67,9 +71,11 @@ class SessionGrant:
         """Make sure that the session was not ended; a cache that is down says nothing of that.
 
         Raises:
-            SessionNotFoundError: it was.
+            SessionNotFoundError: it was, or its tenant is not allowed any more.
             SessionExpiredError: its time is up.
+            KeysUnavailableError: whether its tenant is allowed cannot be told.
         """
+        await self._check_tenant(self._record.tenant_id)
         epoch = self._records.epoch
         try:
             self._record = await self._stored.use()  # the user may have renewed it

@@ -11,7 +11,9 @@ from typing import Final
 from msgspec.structs import replace
 
 from .._events import SESSION_EXPIRED, emit
+from .._types import Secret
 from ..cache._sessions import SessionRecord, SessionRecords
+from ..entra_errors import ACCOUNT_GONE
 from ..errors import (
     AccessDeniedError,
     AssertionRejectedError,
@@ -74,8 +76,7 @@ class StoredSession:
         record = await self.find()
         if record.end <= self._records.clock():
             raise SessionExpiredError("the session has reached the end of its lifetime")
-        owner = (record.client_id, record.tenant_id, record.owner)
-        if record.started_at <= await self._records.ended_at(*owner):
+        if await self._records.is_ended(record):
             raise SessionNotFoundError
         return record
 
@@ -91,7 +92,7 @@ class StoredSession:
                 async with self._records.lock(self._key.name, wait=False):
                     record = await self.load()
                     if self._is_due(record):
-                        await self._change(record, record.refresh_token)
+                        await self._change(record)
         return record
 
     async def refresh(self, scopes: tuple[str, ...], redeem: Redeem) -> AccessToken | OboError:
@@ -104,9 +105,8 @@ class StoredSession:
         try:
             async with self._records.lock(self._key.name):
                 record, issued = await self._redeem(await self.load(), scopes, redeem)
-                newer = issued.refresh_token
                 with suppress(SessionUnreadableError):  # a newer version's by now: left to it
-                    await self._change(record, newer.reveal() if newer else record.refresh_token)
+                    await self._change(record, issued.refresh_token)
                 return issued.token
         except OboError as error:
             return clone_error(error)  # its traceback would keep the refresh token alive
@@ -118,7 +118,10 @@ class StoredSession:
         check_scopes(record, scopes)
         try:
             return record, await redeem(record)
-        except AssertionRejectedError as error:
+        except (AssertionRejectedError, AccessDeniedError) as error:
+            is_denied = isinstance(error, AccessDeniedError)
+            if is_denied and ACCOUNT_GONE.isdisjoint(error.error_codes):
+                raise
             current = await self.load()
             if not _is_same(current, record):  # the lock has not held for long enough
                 return await self._redeem(current, scopes, redeem)
@@ -146,7 +149,7 @@ class StoredSession:
         )
         raise ended
 
-    async def _change(self, record: SessionRecord, refresh_token: str) -> None:
+    async def _change(self, record: SessionRecord, newer: Secret | None = None) -> None:
         """Write the next generation of a session, unless it was ended or changed meanwhile."""
         try:
             current = await self.find()
@@ -158,7 +161,7 @@ class StoredSession:
             changed = replace(
                 record,
                 generation=record.generation + 1,
-                refresh_token=refresh_token,
+                refresh_token=newer.reveal() if newer else record.refresh_token,
                 used_at=self._records.clock(),
             )
             await self._records.write_or_keep(self._key.name, changed)
@@ -187,7 +190,8 @@ def check_scopes(record: SessionRecord, scopes: tuple[str, ...]) -> None:
         raise AccessDeniedError(
             "the session was started for other APIs or scopes",
             error="access_denied",
-            hint="start_session(apis=[…]) names all that the work needs",
+            hint="start_session(apis=[…]) names all that the work needs; if "
+            "DownstreamAPI(scopes=[…]) has changed since, its user has to start it again",
         )
 
 

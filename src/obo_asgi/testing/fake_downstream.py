@@ -96,7 +96,7 @@ def fake_downstream(
         registration,
         {name: _api(number) for number, name in enumerate(answers)},
         Acquirer(_Endpoint(), cache),
-        Sessions(cache, authority=registration.authority, client_id=registration.client_id),
+        Sessions(cache, registration),
         client=lambda: client,
         open=_nothing,
     )

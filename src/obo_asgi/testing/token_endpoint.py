@@ -108,7 +108,10 @@ class TokenEndpoint:
         sign_in = grant.sign_in
         if tenant not in (*_ALIASES, sign_in.user.tenant_id):
             raise EntraError(50020)
-        if world.sessions.is_revoked(sign_in.user, sign_in.session_id):
+        user = sign_in.user
+        if world.directory.user_by_oid(user.tenant_id, user.oid) is None:
+            raise EntraError(50034)
+        if world.sessions.is_revoked(user, sign_in.session_id):
             raise EntraError(50173)
         asked = parse_scope(form.get("scope") or grant.scope, world.directory, openid_only=True)
         answer = issue_for_user(
