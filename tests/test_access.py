@@ -16,6 +16,7 @@ from obo_asgi import (
     InsufficientScopeError,
     OnBehalfOf,
     OnBehalfOfMiddleware,
+    Requirement,
     User,
     any_of,
 )
@@ -136,6 +137,16 @@ WRONG: list[Any] = [
     pytest.param(lambda: AccessRule(any_of("read"), "write"), "stands alone", id="any_of first"),
     pytest.param(lambda: AccessRule("read", any_of("write")), "stands alone", id="any_of second"),
     pytest.param(lambda: AccessRule(any_of("a"), any_of("b")), "stands alone", id="two any_of"),
+    pytest.param(lambda: AccessRule(Requirement(())), "scopes is empty", id="empty Requirement"),
+    pytest.param(
+        lambda: AccessRule(roles=Requirement((), any=True)), "roles is empty", id="of roles"
+    ),
+    pytest.param(lambda: AccessRule(Requirement(("a b",))), "bare names", id="Requirement, spaces"),
+    pytest.param(
+        lambda: AccessRule(Requirement("read")),  # type: ignore[arg-type]
+        r"\['read'\]",
+        id="Requirement of a string",
+    ),
     pytest.param(lambda: any_of(), "any_of is empty: name at least one", id="empty any_of"),
     pytest.param(lambda: AccessRule(*[7]), "scopes", id="a number"),  # type: ignore[arg-type]
     pytest.param(lambda: AccessRule(*[["read"]]), "scopes", id="a list"),  # type: ignore[arg-type]

@@ -353,6 +353,7 @@ def test_other_headers_can_be_set(name: str) -> None:
     ("names", "fragment"),
     [
         pytest.param([], "required_scopes is empty", id="empty"),
+        pytest.param(Requirement(()), "required_scopes is empty", id="handmade"),
         pytest.param("read", "must be a list of strings: ['read']", id="a bare string"),
         pytest.param(None, "must be a list", id="None"),
         pytest.param([""], "non-empty", id="an empty name"),
@@ -401,4 +402,4 @@ def test_a_requirement_stays_as_it_is() -> None:
     """What `any_of` made is taken over where a list of names could stand."""
     needed = any_of("read", "write")
 
-    assert needed is requirement(needed, "required_scopes")
+    assert needed == requirement(needed, "required_scopes")

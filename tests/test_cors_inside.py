@@ -12,6 +12,9 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from obo_asgi import SCOPE_KEY, OnBehalfOf, OnBehalfOfMiddleware
 from obo_asgi.testing import FakeEntra
@@ -184,6 +187,32 @@ async def test_a_public_request_is_anonymous(path: str, token: str | None) -> No
         answer = await client.get(path, headers=headers)
 
     assert (200, "False ") == (answer.status_code, answer.text)
+
+
+@pytest.mark.parametrize("root", ["", "/", "/api", "/api/", "/api//"])
+@pytest.mark.parametrize("path", ["/health", "/api/health", "/api//health", "/api/", "/api"])
+async def test_a_public_path_is_what_starlette_dispatches(root: str, path: str) -> None:
+    """Whatever root_path a proxy's prefix became, only the public route is reached as anonymous."""
+
+    async def health(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("health")
+
+    async def secret(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("secret")
+
+    routes = [Route("/health", health), Route("/{path:path}", secret)]
+    app = Starlette(routes=routes)
+    transports = [
+        httpx.ASGITransport(each, root_path=root)
+        for each in (app, OnBehalfOfMiddleware(app, on_behalf_of(), public_paths=["/health"]))
+    ]
+    answers = []
+    for transport in transports:
+        async with httpx.AsyncClient(transport=transport, base_url="https://api") as client:
+            answers.append(await client.get(path))
+
+    expected, actual = answers
+    assert (200 if expected.text == "health" else 401) == actual.status_code
 
 
 async def test_all_else_stays_protected() -> None:

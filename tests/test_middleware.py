@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -25,6 +25,7 @@ from obo_asgi import (
     DownstreamAPI,
     DownstreamError,
     DownstreamTimeoutError,
+    ErrorResponse,
     ExpiredTokenError,
     InsufficientScopeError,
     InteractionRequiredError,
@@ -314,7 +315,7 @@ async def test_a_token_elsewhere_is_not_read(
     [
         ("/health", "", True),
         ("/api/health", "/api", True),
-        ("/api/health", "/api/", True),
+        ("/api//health", "/api/", True),
         ("/health", "/api", True),
         ("/health", "/heal", True),
         ("/api", "/api", True),
@@ -336,6 +337,7 @@ async def test_a_token_elsewhere_is_not_read(
         ("/healthz", "", False),
         ("/me/health", "", False),
         ("/api/health", "", False),
+        ("/api/health", "/api/", False),
         ("/apihealth", "/api", False),
         ("/api//health", "/api", False),
         ("/api/api/health", "/api", False),
@@ -1003,16 +1005,75 @@ async def test_a_server_may_say_that_it_has_no_extensions(obo: OnBehalfOf) -> No
     assert [{"type": "websocket.close", "code": 1008}] == sent
 
 
-async def test_an_error_in_a_websocket_propagates(entra: FakeEntra, obo: OnBehalfOf) -> None:
-    """Once the app has the socket its errors are the server's."""
+DENIAL = {"type": "websocket.http.response.start", "status": 418, "headers": []}
 
-    async def failing(scope: Any, receive: Any, send: Any) -> None:
-        raise AuthenticationRequiredError
 
-    with pytest.raises(AuthenticationRequiredError):
-        await converse(
-            OnBehalfOfMiddleware(failing, obo), websocket_scope(headers=[bearer(entra.token())])
+@dataclass
+class Failing:
+    """An app that takes the connect message or not, sends a reply or none, and raises an error."""
+
+    is_connected: bool = True
+    reply: dict[str, Any] | None = None
+    error: Exception = field(default_factory=AuthenticationRequiredError)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if self.is_connected:
+            await receive()
+        if self.reply is not None:
+            await send(self.reply)
+        raise self.error
+
+
+@pytest.mark.parametrize("is_connected", [True, False])
+async def test_an_error_before_the_accept_refuses_a_websocket(
+    obo: OnBehalfOf, is_connected: bool
+) -> None:
+    """What an app raises before it has accepted is answered, once it has been asked."""
+    app = OnBehalfOfMiddleware(Failing(is_connected), obo, optional=True)
+    assert [{"type": "websocket.close", "code": 1008}] == await converse(app, websocket_scope())
+
+    extensions: Any = {"websocket.http.response": {}}
+    exchange = Exchange([{"type": "websocket.connect"}])
+    await app(websocket_scope(extensions=extensions), exchange.receive, exchange.send)
+    start, body = exchange.sent
+    assert ("websocket.http.response.start", 401) == (start["type"], start["status"])
+    assert b'Bearer realm=""' == dict(start["headers"])[b"www-authenticate"]
+    assert "token_required" == json.loads(body["body"])["error"]
+
+
+@pytest.mark.parametrize(
+    ("app", "options"),
+    [
+        (Failing(reply={"type": "websocket.accept"}), {}),
+        (Failing(reply=DENIAL), {}),
+        (Failing(error=LookupError()), {}),
+        (Failing(), {"on_error": None}),
+    ],
+    ids=["accepted", "denied", "a mistake", "no on_error"],
+)
+async def test_other_errors_of_a_websocket_propagate(
+    obo: OnBehalfOf, app: Failing, options: dict[str, Any]
+) -> None:
+    """Once the app has replied its errors are the server's, as are those that nothing answers."""
+    exchange = Exchange([{"type": "websocket.connect"}])
+    with pytest.raises(type(app.error)):
+        await OnBehalfOfMiddleware(app, obo, optional=True, **options)(
+            websocket_scope(), exchange.receive, exchange.send
         )
+    assert [message for message in [app.reply] if message] == exchange.sent
+
+
+async def test_an_error_handler_refuses_websockets_too(obo: OnBehalfOf) -> None:
+    """The answer of `on_error` is what a WebSocket is denied with."""
+    app = OnBehalfOfMiddleware(
+        Failing(error=LookupError()),
+        obo,
+        optional=True,
+        on_error=lambda error: ErrorResponse(404, {}, type(error).__name__.encode()),
+    )
+    scope = websocket_scope(extensions={"websocket.http.response": {}})
+    start, body = await converse(app, scope)
+    assert (404, b"LookupError") == (start["status"], body["body"])
 
 
 @pytest.mark.parametrize("scope", [http_scope(), websocket_scope()], ids=["http", "websocket"])

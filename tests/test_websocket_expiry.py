@@ -13,7 +13,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from obo_asgi import OnBehalfOf, OnBehalfOfMiddleware
+from obo_asgi import AccessRule, OnBehalfOf, OnBehalfOfMiddleware
 from obo_asgi.testing import FakeEntra, serve
 
 pytestmark = pytest.mark.anyio
@@ -225,6 +225,21 @@ async def test_an_app_that_fails_first_fails_as_ever(tasks: Callable[[], int]) -
     with pytest.raises(LookupError, match="mine"):
         await Connection(token()).run(failing)
     assert 0 == tasks()
+
+
+async def test_an_app_that_refuses_first_is_answered(tasks: Callable[[], int]) -> None:
+    """An app that refuses before it has accepted is closed once, for policy, and no timer stays."""
+
+    async def refusing(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        AccessRule("admin").check(scope)
+
+    connection = Connection(token())
+    await connection.run(refusing)
+    left = tasks()
+    await asyncio.sleep(SOON + 0.05)
+
+    assert (0, [{"type": "websocket.close", "code": 1008}]) == (left, connection.sent)
 
 
 async def test_a_cancelled_app_is_cancelled(tasks: Callable[[], int]) -> None:

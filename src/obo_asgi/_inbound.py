@@ -41,12 +41,16 @@ def is_preflight(scope: Scope) -> bool:
 
 
 def dispatched_path(scope: Scope) -> str:
-    """Return the path that the app's router sees: without ``root_path``, on a segment boundary."""
+    """Return the path that the app's router sees: without ``root_path``, on a segment boundary.
+
+    As for Starlette's router, a root that ends in a slash stays, unless another slash follows it.
+    """
     path: str = scope["path"]
-    root: str = scope.get("root_path", "").rstrip("/")
-    if root and (path == root or path.startswith(root + "/")):
-        return path[len(root) :] or "/"
-    return path
+    root: str = scope.get("root_path", "")
+    if root and path == root and not root.endswith("/"):
+        return "/"
+    rest = path.removeprefix(root)
+    return rest if rest.startswith("/") else path
 
 
 def check_paths(paths: Iterable[str], argument: str) -> frozenset[str]:

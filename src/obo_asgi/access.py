@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from ._types import Scope
 from .config import Requirement, requirement
 from .errors import AuthenticationRequiredError, ConfigurationError, InsufficientScopeError
 from .tokens import User
@@ -39,7 +39,7 @@ class AccessRule:
         self.roles = None if roles is None else requirement(roles, "roles")
         """The app roles of which a token must hold all, or one."""
 
-    def check(self, scope: Scope) -> None:
+    def check(self, scope: Mapping[str, Any]) -> None:
         """Let the caller of a request go on.
 
         Args:
@@ -72,7 +72,7 @@ def _requirement(scopes: tuple[str | Requirement, ...]) -> Requirement:
     if isinstance(first, Requirement):
         if len(scopes) > 1:
             raise ConfigurationError("any_of(…) stands alone: for more, check several rules")
-        return first
+        return requirement(first, "scopes")
     names = [name for name in scopes if not isinstance(name, Requirement)]
     if len(names) != len(scopes):
         raise ConfigurationError("any_of(…) stands alone: for more, check several rules")

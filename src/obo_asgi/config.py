@@ -285,8 +285,8 @@ def requirement(
     names: Sequence[str] | Requirement, argument: str, *, any_one: bool = False
 ) -> Requirement:
     """Turn the value of an argument such as ``required_scopes`` into a `Requirement`."""
-    if isinstance(names, Requirement):
-        return names
+    if isinstance(names, Requirement):  # anybody can make one
+        return requirement(names.names, argument, any_one=names.any)
     values = _check_strings(names, argument)
     if not values:
         raise ConfigurationError(f"{argument} is empty: name at least one, or leave it out")

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from ._cors import has_cors_inside
 from ._events import REQUEST_REFUSED, emit
@@ -36,9 +36,10 @@ class OnBehalfOfMiddleware:
 
     The wrapped app finds a `Downstream` in ``scope["obo_asgi"]`` (`downstream_from`), the caller in
     ``scope["user"]`` and the granted scopes in ``scope["auth"]``. Errors of this library that the
-    app raises before its response has started become the answers of `error_response`. Around a
-    whole Starlette or FastAPI app it never sees a handler's exception: add it inside, with their
-    ``add_middleware``, or use `error_response` in their exception handler.
+    app raises before its response has started, or its WebSocket is accepted, become the answers of
+    `error_response`; a WebSocket is closed with code 1008 where the server cannot send one. Around
+    a whole Starlette or FastAPI app it never sees what a handler of requests raises: add it inside,
+    with their ``add_middleware``, or use `error_response` in their exception handler.
 
     Args:
         app: the ASGI app to protect.
@@ -136,20 +137,36 @@ class OnBehalfOfMiddleware:
         await _send_answer(answer, send, trace.echo)
 
     async def _websocket(self, scope: Scope, trace: Trace, receive: Receive, send: Send) -> None:
+        connected = replied = False
+
+        async def listen() -> Message:
+            nonlocal connected
+            message = await receive()
+            connected = True
+            return message
+
+        def watch(message: Message) -> Awaitable[None]:
+            nonlocal replied
+            replied = True
+            return send(message)
+
+        answer_to: Callable[[Exception], ErrorResponse | None] | None = self._refuse
         try:
             inner = await self._admit(scope, trace)
+            answer_to = self._on_error
+            app, downstream = self.app, inner[SCOPE_KEY]
+            if self._close_websockets and downstream is not None:
+                app = partial(call_until, app, downstream.user.expires_at)
+            await self._call(app, scope, inner, listen, watch)
         except Exception as error:
-            answer = self._refuse(error)
+            answer = None if replied or answer_to is None else answer_to(error)
             if answer is None:
                 raise
             _log_refusal("WebSocket refused (%s): %s", answer, error)
         else:
-            app, downstream = self.app, inner[SCOPE_KEY]
-            if self._close_websockets and downstream is not None:
-                app = partial(call_until, app, downstream.user.expires_at)
-            await self._call(app, scope, inner, receive, send)
             return
-        await receive()  # the connect message; a refusal is the reply to it
+        if not connected:
+            await receive()  # the connect message; a refusal is the reply to it
         if "websocket.http.response" in (scope.get("extensions") or {}):
             await _send_answer(answer, send, trace.echo, prefix="websocket.")
         else:
@@ -243,7 +260,7 @@ class OnBehalfOfMiddleware:
         }
 
 
-def downstream_from(scope: Scope) -> Downstream:
+def downstream_from(scope: Mapping[str, Any]) -> Downstream:
     """Return the request's `Downstream` from its ASGI scope.
 
     Raises:

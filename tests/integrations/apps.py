@@ -48,6 +48,7 @@ from obo_asgi_litestar import PUBLIC, OnBehalfOfPlugin
 __all__ = ["APPS", "Memory"]
 
 READ, ADMIN, READ_ALL = "read", "Admin", "Read.All"
+PUBLIC_PATHS = ["/health", "/public", "/live-public"]
 
 
 @dataclass
@@ -175,8 +176,14 @@ def plain(obo: OnBehalfOf, memory: Memory, **options: Any) -> ASGIApp:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
-    async def socket(scope: Scope, receive: Receive, send: Send) -> None:
+    async def socket(path: str, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
+        if path in RULES:
+            RULES[path].check(scope)
+        if path == "/live-call":
+            await call_name(downstream_from(scope))
+        if path == "/live-public":
+            downstream_from(scope)
         await send({"type": "websocket.accept"})
         while (message := await receive())["type"] != "websocket.disconnect":
             name = await call_name(downstream_from(scope))
@@ -187,7 +194,7 @@ def plain(obo: OnBehalfOf, memory: Memory, **options: Any) -> ASGIApp:
             return await run_lifespan(receive, send)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if scope["type"] == "websocket":
-            return await socket(scope, receive, send)
+            return await socket(path, scope, receive, send)
         if path.startswith("/mounted/"):
             return await sub_app(scope, receive, send)
         if path in RULES:
@@ -215,11 +222,12 @@ def plain(obo: OnBehalfOf, memory: Memory, **options: Any) -> ASGIApp:
                 await send({"type": "http.response.body"})
         return None
 
-    return OnBehalfOfMiddleware(app, obo, public_paths=["/health", "/public"], **options)
+    return OnBehalfOfMiddleware(app, obo, public_paths=PUBLIC_PATHS, **options)
 
 
 RULES = {
     "/scope": AccessRule(READ),
+    "/live-scope": AccessRule(READ),
     "/role": AccessRule(roles=[ADMIN]),
     "/either": AccessRule(READ, roles=[READ_ALL]),
 }
@@ -258,9 +266,13 @@ def starlette(obo: OnBehalfOf, memory: Memory, **options: Any) -> ASGIApp:
         return PlainTextResponse(await operate(request.path_params["name"], downstream_of(request)))
 
     async def live(socket: WebSocket) -> None:
+        downstream = downstream_of(socket)
         await socket.accept()
         async for text in socket.iter_text():
-            await socket.send_text(f"{await call_name(downstream_of(socket))}: {text}")
+            await socket.send_text(f"{await call_name(downstream)}: {text}")
+
+    async def live_call(socket: WebSocket) -> None:
+        await call_name(downstream_of(socket))
 
     return Starlette(
         routes=[
@@ -276,14 +288,16 @@ def starlette(obo: OnBehalfOf, memory: Memory, **options: Any) -> ASGIApp:
             Route("/background", background),
             Route("/op/{name}", op),
             WebSocketRoute("/live", live),
+            WebSocketRoute("/live-public", live),
             WebSocketRoute("/live-scope", requires(READ)(live)),
+            WebSocketRoute("/live-call", live_call),
             Mount("/mounted", sub_app),
         ],
         middleware=[
             Middleware(
                 obo_asgi_starlette.OnBehalfOfMiddleware,
                 obo=obo,
-                public_paths=["/health", "/public"],
+                public_paths=PUBLIC_PATHS,
                 **options,
             )
         ],
@@ -296,7 +310,7 @@ def starlette(obo: OnBehalfOf, memory: Memory, **options: Any) -> ASGIApp:
 def fastapi(obo: OnBehalfOf, memory: Memory, **options: Any) -> ASGIApp:
     """FastAPI, protected as a whole, with dependencies."""
     app, requires = FastAPI(), obo_asgi_fastapi.requires
-    protect(app, obo, public_paths=["/health", "/public"], **options)
+    protect(app, obo, public_paths=PUBLIC_PATHS, **options)
 
     @app.get("/health")
     @app.get("/public")
@@ -338,11 +352,16 @@ def fastapi(obo: OnBehalfOf, memory: Memory, **options: Any) -> ASGIApp:
         return FastAPIResponse(await operate(name, downstream))
 
     @app.websocket("/live")
+    @app.websocket("/live-public")
     @app.websocket("/live-scope", dependencies=[requires(READ)])
     async def live(socket: WebSocket, downstream: CurrentDownstream) -> None:
         await socket.accept()
         async for text in socket.iter_text():
             await socket.send_text(f"{await call_name(downstream)}: {text}")
+
+    @app.websocket("/live-call")
+    async def live_call(downstream: CurrentDownstream) -> None:
+        await call_name(downstream)
 
     app.mount("/mounted", sub_app)
     return app
@@ -419,15 +438,28 @@ def litestar(obo: OnBehalfOf, memory: Memory, **options: Any) -> ASGIApp:
     ) -> None:
         await talk(socket, downstream)
 
+    @websocket("/live-public", opt=PUBLIC)
+    async def live_public(
+        socket: LitestarWebSocket[Any, Any, Any], downstream: NamedDependency[Downstream]
+    ) -> None:
+        await talk(socket, downstream)
+
     @websocket("/live-scope", guards=[requires(READ)])
     async def live_scope(
         socket: LitestarWebSocket[Any, Any, Any], downstream: NamedDependency[Downstream]
     ) -> None:
         await talk(socket, downstream)
 
+    @websocket("/live-call")
+    async def live_call(
+        socket: LitestarWebSocket[Any, Any, Any], downstream: NamedDependency[Downstream]
+    ) -> None:
+        await call_name(downstream)
+
     handlers: Any = [health, public, who, me, scope, role, either, echo, stream, background, op]
+    sockets: Any = [live, live_public, live_scope, live_call]
     app: Any = Litestar(
-        [*handlers, live, live_scope, asgi("/mounted", is_mount=True, copy_scope=True)(sub_app)],
+        [*handlers, *sockets, asgi("/mounted", is_mount=True, copy_scope=True)(sub_app)],
         plugins=[OnBehalfOfPlugin(obo, public_paths=["/health"], **options)],
     )
     return cast("ASGIApp", app)
@@ -496,16 +528,24 @@ def quart(obo: OnBehalfOf, memory: Memory, **options: Any) -> ASGIApp:
         return answer(await operate(name, downstream_from(scope_of(quart_request))))
 
     @app.websocket("/live")
+    @app.websocket("/live-public")
+    @app.websocket("/live-scope")
     async def live() -> None:
+        downstream = downstream_from(scope_of(quart_websocket))
+        if quart_websocket.path in RULES:
+            RULES[quart_websocket.path].check(scope_of(quart_websocket))
         await quart_websocket.accept()
         while True:
             text: Any = await quart_websocket.receive()
-            name = await call_name(downstream_from(scope_of(quart_websocket)))
-            await quart_websocket.send(f"{name}: {text}")
+            await quart_websocket.send(f"{await call_name(downstream)}: {text}")
+
+    @app.websocket("/live-call")
+    async def live_call() -> None:
+        await call_name(downstream_from(scope_of(quart_websocket)))
 
     served: Any = app
     served.asgi_app = OnBehalfOfMiddleware(
-        served.asgi_app, obo, public_paths=["/health", "/public"], **options
+        served.asgi_app, obo, public_paths=PUBLIC_PATHS, **options
     )
     return cast("ASGIApp", served)
 

@@ -16,7 +16,16 @@ from obo_asgi._types import ASGIApp, Receive, Scope, Send
 from obo_asgi.challenges import encode_claims
 from obo_asgi.testing import FakeEntra
 
-__all__ = ["SCENARIOS", "Answer", "Scenario", "World", "ask", "converse"]
+__all__ = [
+    "REFUSED_SOCKETS",
+    "SCENARIOS",
+    "Answer",
+    "Scenario",
+    "World",
+    "ask",
+    "converse",
+    "knock",
+]
 
 PARTNER, SLOW = "https://partner.example.com", "https://slow.example.com"
 RETURN = "https://app.example.com/consented"
@@ -209,6 +218,25 @@ SCENARIOS: dict[str, Scenario] = {
     "a mistake and a consent": Scenario("/op/consent-and-fail", 500, BOB, is_ours=False),
 }
 
+REFUSED_SOCKETS: dict[str, Scenario] = {
+    "no token": Scenario("/live", 401, nobody, error="token_required"),
+    "bad token": Scenario("/live", 401, garbage, error="invalid_token"),
+    "anonymous on a public path": Scenario("/live-public", 401, nobody, error="token_required"),
+    "scope missing": Scenario(
+        "/live-scope",
+        403,
+        error="insufficient_scope",
+        headers={"WWW-Authenticate": 'scope="read"'},
+    ),
+    "consent": Scenario(
+        "/live-call",
+        401,
+        BOB,
+        error="consent_required",
+        headers={"WWW-Authenticate": f'scope="{READ}"'},
+    ),
+}
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -238,6 +266,16 @@ async def ask(
         if scenario.method != "HEAD":
             assert str(len(response.content)) == response.headers["Content-Length"]
     return Answer(response.status_code, compared, response.content, content_type)
+
+
+async def knock(app: ASGIApp, entra: FakeEntra, scenario: Scenario) -> Answer:
+    """Open a WebSocket at a server that can deny one, and return how it is denied."""
+    start, *bodies = await converse(app, scenario.path, scenario.who(entra), can_deny=True)
+    assert "websocket.http.response.start" == start["type"]
+    headers = httpx.Headers(start["headers"])
+    compared = {name: headers.get(name) for name in (*COMPARED, "Content-Type")}
+    body = b"".join(each.get("body", b"") for each in bodies)
+    return Answer(start["status"], compared, body, headers.get("Content-Type", ""))
 
 
 def check(scenario: Scenario, answer: Answer) -> None:

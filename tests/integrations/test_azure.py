@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections import UserDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -201,7 +202,8 @@ async def test_it_comes_from_a_request_its_scope_or_a_downstream(world: World) -
     """Whatever a handler has at hand gives the credential of the same user."""
 
     async def handler(request: Request) -> str:
-        sources: list[Any] = [request, request.scope, request.scope["obo_asgi"]]
+        copy = UserDict(request.scope)
+        sources: list[Any] = [request, request.scope, copy, request.scope["obo_asgi"]]
         found = {await credential_from(source).get_token("User.Read") for source in sources}
         return str(len(found))
 

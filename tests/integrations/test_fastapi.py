@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Security, WebSocket
+from fastapi import (
+    APIRouter,
+    BackgroundTasks,
+    Depends,
+    FastAPI,
+    Request,
+    Response,
+    Security,
+    WebSocket,
+)
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.openapi.utils import get_openapi
 from fastapi.security import APIKeyHeader
 from pydantic import BaseModel
+from starlette.routing import Route
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
@@ -20,6 +32,7 @@ from obo_asgi import (
     ConfigurationError,
     Downstream,
     DownstreamError,
+    InsufficientScopeError,
     InteractionRequiredError,
     ProtectedResource,
     User,
@@ -31,6 +44,7 @@ from obo_asgi_fastapi import (
     any_of,
     current_downstream,
     current_user,
+    downstream_from,
     protect,
     requires,
 )
@@ -126,6 +140,11 @@ async def ws_write(websocket: WebSocket) -> None:
     await websocket.close()
 
 
+@router.websocket("/ws-asked")
+async def ws_asked(user: Annotated[User, Security(current_user, scopes=["write"])]) -> None:
+    raise AssertionError
+
+
 PUBLIC = ["/public", "/public-me", "/public-write", "/public-ws"]
 
 
@@ -193,6 +212,79 @@ async def test_roles_count_for_people_and_applications(world: WebWorld) -> None:
         assert lacks(None) == refusal(await client.get("/admin", headers=world.bearer()))
 
 
+async def active(user: CurrentUser) -> User:
+    return user
+
+
+async def reader(user: Annotated[User, requires("read", roles=["Admin"])]) -> User:
+    return user
+
+
+ASKING: dict[str, Any] = {
+    "user": Security(current_user, scopes=["write"]),
+    "downstream": Security(current_downstream, scopes=["write"]),
+    "own": Security(active, scopes=["write"]),
+    "requires": Security(reader, scopes=["write"]),
+}
+
+
+@pytest.mark.parametrize("what", list(ASKING))
+@pytest.mark.parametrize("is_last", [True, False])
+async def test_scopes_of_security_are_demanded(world: WebWorld, what: str, is_last: bool) -> None:
+    """FastAPI's own word for scopes is a demand, beside other dependencies too, and documented."""
+    order = [Depends(current_user), ASKING[what]]
+    app = app_of(world)
+    app.get("/asked", dependencies=order if is_last else order[::-1])(lambda: "in")
+    async with client_of(app) as client:
+        assert NO_TOKEN == refusal(await client.get("/asked"))
+        for granted in ("read", "access_as_user"):
+            response = await client.get("/asked", headers=world.bearer(granted))
+            assert lacks("write") == refusal(response)
+        response = await client.get("/asked", headers=world.bearer("read", "write"))
+        assert 200 == response.status_code
+    api = f"api://{world.registration.client_id}"
+    names = [f"{api}/write", *([f"{api}/read"] if what == "requires" else [])]
+    assert [{"entra": names}] == security_in(app.openapi(), "/asked")
+
+
+async def test_scopes_of_security_and_of_requires_are_apart(world: WebWorld) -> None:
+    """A role that `requires` takes in place of its own scope is none for the scope around it."""
+    app = app_of(world)
+    app.get("/asked", dependencies=[ASKING["requires"]])(lambda: "in")
+    async with client_of(app) as client:
+        for granted, roles, missing in [
+            (["write"], [], lacks("read")),
+            (["read"], ["Admin"], lacks("write")),
+            (["write"], ["Admin"], (200, "")),
+        ]:
+            headers = world.bearer(*granted, roles=roles)
+            assert missing == refusal(await client.get("/asked", headers=headers))
+
+
+async def test_scopes_of_security_add_up(world: WebWorld) -> None:
+    """Scopes of the app, of a router and of nested dependencies add up."""
+
+    async def nested(user: Annotated[User, Security(active, scopes=["write"])]) -> User:
+        return user
+
+    app = FastAPI(dependencies=[Security(current_user, scopes=["read"])])
+    protect(app, world.obo())
+    app.get("/asked", dependencies=[Security(nested, scopes=["all"])])(lambda: "in")
+    async with client_of(app) as client:
+        for granted, missing in [
+            (["all", "write"], "read"),
+            (["read", "write"], "all write"),
+            (["read", "all"], "all write"),
+        ]:
+            response = await client.get("/asked", headers=world.bearer(*granted))
+            assert lacks(missing) == refusal(response)
+        response = await client.get("/asked", headers=world.bearer("all", "read", "write"))
+        assert 200 == response.status_code
+    api = f"api://{world.registration.client_id}"
+    names = [f"{api}/read", f"{api}/all", f"{api}/write"]
+    assert [{"entra": names}] == security_in(app.openapi(), "/asked")
+
+
 async def test_docs_and_public_paths_need_no_token(world: WebWorld) -> None:
     """The docs pages and the listed paths are open to all, and nothing else is."""
     async with client_of(app_of(world)) as client:
@@ -202,13 +294,50 @@ async def test_docs_and_public_paths_need_no_token(world: WebWorld) -> None:
             assert (path, *NO_TOKEN) == (path, *refusal(await client.get(path)))
 
 
-async def test_an_app_without_docs(world: WebWorld) -> None:
-    """Where there are no docs pages, nothing is open."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        ({"openapi_url": None}, "/docs"),
+        ({"openapi_url": None, "docs_url": None, "redoc_url": None}, "/openapi.json"),
+        ({"docs_url": None}, "/docs"),
+        ({"docs_url": None}, "/docs/oauth2-redirect"),
+        ({"redoc_url": None}, "/redoc"),
+        ({"routes": [Route("/docs", lambda request: Response("mine"))]}, "/docs"),
+    ],
+)
+async def test_an_own_route_is_no_docs_page(
+    world: WebWorld, options: dict[str, Any], path: str
+) -> None:
+    """What the app itself serves where FastAPI would have its docs pages needs a token."""
+    app = FastAPI(**options)
+    app.get("/{path:path}")(lambda path: "mine")
     protect(app, world.obo(), swagger_client_id=SWAGGER)
     async with client_of(app) as client:
-        for path in ("/docs", "/redoc", "/openapi.json"):
-            assert NO_TOKEN == refusal(await client.get(path))
+        assert NO_TOKEN == refusal(await client.get(path))
+        assert "mine" in (await client.get(path, headers=world.bearer())).text
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"])
+async def test_only_reading_a_docs_page_needs_no_token(world: WebWorld, path: str) -> None:
+    """Routes of the app's own for other methods of the same paths need a token."""
+    app = FastAPI()
+    protect(app, world.obo())
+    app.add_route("/{path:path}", lambda request: Response("mine"), methods=["POST", "DELETE"])
+    async with client_of(app) as client:
+        assert [200, 200] == [
+            (await client.request(method, path)).status_code for method in ("GET", "HEAD")
+        ]
+        for method in ("POST", "DELETE", "OPTIONS"):
+            assert NO_TOKEN == refusal(await client.request(method, path))
+
+
+async def test_is_public_adds_to_the_docs_pages(world: WebWorld) -> None:
+    """A function of the scope opens further requests, and the docs pages stay open."""
+    app = app_of(world, public_paths=[], is_public=lambda scope: scope["path"] == "/public")
+    async with client_of(app) as client:
+        assert [200, 200, 401] == [
+            (await client.get(path)).status_code for path in ("/public", "/docs", "/me")
+        ]
 
 
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PUT"])
@@ -254,7 +383,23 @@ async def test_optional_callers(world: WebWorld) -> None:
         assert NO_TOKEN == refusal(await client.get("/write"))
     scope = f"api://{world.registration.client_id}/write"
     assert [{"entra": []}, {}] == security_in(app.openapi(), "/public")
+    assert [{"entra": []}] == security_in(app.openapi(), "/me")
+    assert [{"entra": []}] == security_in(app.openapi(), "/who")
     assert [{"entra": [scope]}] == security_in(app.openapi(), "/write")
+
+
+async def test_an_optional_caller_is_looked_for(world: WebWorld) -> None:
+    """An endpoint for both asks the request whether there is a caller, and for the Downstream."""
+    app = app_of(world, optional=True)
+
+    @app.get("/greeting")
+    async def greeting(request: Request) -> str:
+        user = request.user
+        return downstream_from(request).user.display_name if user.is_authenticated else "nobody"
+
+    async with client_of(app) as client:
+        assert "nobody" == (await client.get("/greeting")).json()
+        assert "Alice" == (await client.get("/greeting", headers=world.bearer())).json()
 
 
 async def test_a_cors_middleware_that_is_added_last_is_outside(world: WebWorld) -> None:
@@ -317,6 +462,20 @@ async def test_overrides_and_direct_calls_need_no_entra() -> None:
         assert "carol" == (await client.get("/who")).json()[0].lower()
 
 
+async def test_one_override_stands_in_for_all_dependencies() -> None:
+    """In the place of `current_downstream` a stand-in is enough, and `requires` asks its user."""
+    app = FastAPI()
+    app.include_router(router)
+    caller = replace(fake_downstream().user, scopes=("read", "write"))
+    stand_in = fake_downstream(partner={"me": {"name": "Carol"}}, user=caller)
+    app.dependency_overrides[current_downstream] = lambda: stand_in
+    async with client_of(app) as client:
+        for path in ("/me", "/who", "/write", "/either", "/twice"):
+            assert (path, 200) == (path, (await client.get(path)).status_code)
+        with pytest.raises(InsufficientScopeError):
+            await client.get("/admin")
+
+
 def test_a_mistake_is_told_at_once(world: WebWorld) -> None:
     """`protect` and `requires` refuse what is wrong when they are called."""
     for options in ({"public_paths": "/health"}, {"acquire_first": ["nobody"]}):
@@ -339,7 +498,7 @@ def test_a_websocket_has_its_caller(world: WebWorld) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "status"), [("/ws", 401), ("/public-ws", 401), ("/ws-write", 403)]
+    ("path", "status"), [("/ws", 401), ("/public-ws", 401), ("/ws-write", 403), ("/ws-asked", 403)]
 )
 def test_a_websocket_is_refused_before_it_is_accepted(
     world: WebWorld, path: str, status: int
@@ -418,6 +577,7 @@ def test_each_operation_says_what_it_demands(world: WebWorld) -> None:
         "/admin": [{"entra": [access]}],
         "/keyed": [{"entra": [access], "APIKeyHeader": []}],
         "/public": None,
+        "/public-me": [{"entra": [access]}],
         "/public-write": [{"entra": [access, write]}],
     }.items():
         assert (path, expected) == (path, security_in(schema, path))
@@ -432,6 +592,7 @@ def test_refusals_are_documented(world: WebWorld) -> None:
 
     paths = app.openapi()["paths"]
     assert {"200", "401", "403"} == set(paths["/me"]["get"]["responses"])
+    assert {"200", "401", "403"} == set(paths["/public-me"]["get"]["responses"])
     assert {"200"} == set(paths["/public"]["get"]["responses"])
     assert "Not yours" == paths["/own"]["get"]["responses"]["403"]["description"]
     assert "WWW-Authenticate" in paths["/own"]["get"]["responses"]["401"]["headers"]
@@ -448,6 +609,20 @@ def test_the_document_is_made_once_and_follows_new_routes(world: WebWorld) -> No
     app.openapi_schema = None
     api = f"api://{world.registration.client_id}"
     assert [{"entra": [f"{api}/read"]}] == security_in(app.openapi(), "/new")
+
+
+def test_an_own_document_is_added_to(world: WebWorld) -> None:
+    """What an `app.openapi` of one's own returns, set before `protect`, gets the scheme too."""
+    app = FastAPI()
+    app.include_router(router)
+    own: Any = lambda: get_openapi(title="Own", version="1", routes=app.routes)  # noqa: E731
+    app.openapi = own  # type: ignore[method-assign]
+    protect(app, world.obo())
+    for _ in range(2):
+        schema = app.openapi()
+        write = f"api://{world.registration.client_id}/write"
+        assert [{"entra": [write]}] == security_in(schema, "/write")
+        assert schema["components"]["securitySchemes"]["entra"]["flows"]["authorizationCode"]
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,13 @@ from litestar.background_tasks import BackgroundTask
 from litestar.config.cors import CORSConfig
 from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException, NotAuthorizedException, WebSocketDisconnect
+from litestar.middleware import DefineMiddleware
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.params import FromPath
 from litestar.static_files import create_static_files_router
 from litestar.testing import AsyncTestClient
+from starlette.middleware.cors import CORSMiddleware
 
 import obo_asgi_litestar
 from obo_asgi import (
@@ -50,6 +52,7 @@ from obo_asgi import (
 from obo_asgi.challenges import parse_challenge
 from obo_asgi.testing import FakeEntra, fake_downstream
 from obo_asgi_litestar import PUBLIC, OnBehalfOfPlugin, downstream_from, requires
+from tests.integrations.contract import converse
 
 pytestmark = pytest.mark.anyio
 
@@ -187,6 +190,27 @@ async def test_a_refusal_is_readable_by_another_origin(entra: FakeEntra, obo: On
         exposed = response.headers["Access-Control-Expose-Headers"].lower().split(", ")
         assert {"www-authenticate", "retry-after"} == set(exposed)
     assert 204 == asked.status_code
+
+
+class Branded(CORSMiddleware):
+    """Somebody's own CORS middleware."""
+
+
+INSIDE: list[Any] = [CORSMiddleware, DefineMiddleware(CORSMiddleware), DefineMiddleware(Branded)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("inside", [None, *INSIDE])
+async def test_cors_inside_is_warned_of(
+    obo: OnBehalfOf, caplog: pytest.LogCaptureFixture, inside: Any
+) -> None:
+    """A CORSMiddleware among the app's middlewares is inside ours, and the start says so."""
+    cors = None if inside else CORSConfig()
+    async with running(obo, me, middleware=[inside] if inside else [], cors_config=cors):
+        pass
+
+    said = [record.getMessage() for record in caplog.records if "CORS" in record.getMessage()]
+    warning = "CORSMiddleware is inside OnBehalfOfMiddleware: use Litestar's cors_config"
+    assert ([warning] if inside else []) == said
 
 
 async def test_it_is_the_outermost_middleware(obo: OnBehalfOf) -> None:
@@ -346,6 +370,50 @@ async def test_dependencies_of_the_user_win(entra: FakeEntra, obo: OnBehalfOf) -
     assert "own" == response.text
 
 
+@get("/q", sync_to_thread=False)
+def of_a_query(user: str = "nobody") -> str:
+    return user
+
+
+@get("/q", sync_to_thread=False)
+def of_queries(downstream: list[str] | None = None) -> str:
+    return str(downstream)
+
+
+@get("/q", dependencies={"greeting": Provide(of_a_query.fn, sync_to_thread=False)})
+async def by_a_dependency(greeting: NamedDependency[str]) -> str:
+    return greeting
+
+
+@websocket("/q")
+async def of_a_socket(socket: WebSocket[Any, Any, Any], user: str) -> None:
+    await socket.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*Inferred:DeprecationWarning")
+@pytest.mark.parametrize("handler", [of_a_query, of_queries, by_a_dependency, of_a_socket])
+def test_a_parameter_of_the_name_for_something_else_is_told(obo: OnBehalfOf, handler: Any) -> None:
+    """A query parameter called "user" or "downstream" ends the start, not each of its requests."""
+    with pytest.raises(ConfigurationError, match=r"is given our \w+: rename it"):
+        create_app(obo, [handler])
+
+
+@pytest.mark.parametrize("kind", [User, User | None, Any, object])
+async def test_a_parameter_that_may_be_the_user_is_filled(
+    entra: FakeEntra, obo: OnBehalfOf, kind: Any
+) -> None:
+    """A handler may leave open what its user is."""
+
+    def name(user: Any) -> str:
+        return str(user.display_name)
+
+    name.__annotations__["user"] = NamedDependency[kind]  # type: ignore[misc]
+    async with running(obo, get("/name", sync_to_thread=False)(name)) as client:
+        response = await client.get("/name", headers=entra.bearer())
+
+    assert "Alice" == response.text
+
+
 async def test_a_handler_can_be_tested_alone() -> None:
     """A handler's function takes a stand-in for the downstream APIs."""
     downstream = fake_downstream(partner={"orders/200": {"owner": "Alice"}})
@@ -470,6 +538,68 @@ async def test_a_websocket_needs_a_token(entra: FakeEntra, obo: OnBehalfOf) -> N
     assert [1008] * 3 == [one[0]["code"] for one in sent]
     assert 1008 == refusal.value.code
     assert "websocket.accept" == accepted[0]["type"]
+
+
+@websocket("/dependency", opt=PUBLIC)
+async def anonymous_socket(
+    socket: WebSocket[Any, Any, Any],
+    downstream: NamedDependency[Downstream],
+    user: NamedDependency[User],
+) -> None:
+    await socket.accept()
+
+
+@websocket("/call")
+async def calling_socket(socket: WebSocket[Any, Any, Any]) -> None:
+    if socket.headers.get("accept-first"):
+        await socket.accept()
+    await downstream_from(socket)["partner"].get("orders", into=Orders)
+
+
+UNACCEPTED: dict[str, tuple[int, str]] = {
+    "/dependency": (401, 'Bearer realm=""'),
+    "/guarded": (403, 'scope="write"'),
+    "/call": (401, 'error="consent_required"'),
+}
+
+
+@pytest.mark.parametrize("path", list(UNACCEPTED))
+async def test_an_error_before_a_websocket_is_accepted_is_answered(
+    entra: FakeEntra, obo: OnBehalfOf, path: str
+) -> None:
+    """A dependency, a guard or a call that fails is a denial with a challenge, or a close 1008."""
+    entra.withdraw_consent("alice", resource="api://partner")
+    app: Any = create_app(obo, [anonymous_socket, guarded_socket, calling_socket])
+    headers = [] if path == "/dependency" else list(entra.bearer("alice").items())
+    start, body = await converse(app, path, headers, can_deny=True)
+    (closed,) = await converse(app, path, headers)
+
+    status, challenge = UNACCEPTED[path]
+    assert ("websocket.http.response.start", status) == (start["type"], start["status"])
+    assert challenge in dict(start["headers"])[b"www-authenticate"].decode()
+    assert b"error" in body["body"]
+    assert ("websocket.close", 1008) == (closed["type"], closed["code"])
+
+
+@pytest.mark.parametrize(
+    ("options", "first"), [({}, "1"), ({"on_error": None}, "")], ids=["accepted", "left alone"]
+)
+async def test_other_errors_of_a_websocket_are_litestar_s(
+    entra: FakeEntra, obo: OnBehalfOf, options: dict[str, Any], first: str
+) -> None:
+    """Once it is accepted, or with on_error=None, Litestar closes it, and its hooks run once."""
+    entra.withdraw_consent("alice", resource="api://partner")
+    seen: list[str] = []
+
+    async def hook(error: Exception, scope: Any) -> None:
+        seen.append(type(error).__name__)
+
+    app: Any = create_app(obo, [calling_socket], plugin=options, after_exception=[hook])
+    headers = [*entra.bearer("alice").items(), *([("Accept-First", first)] if first else [])]
+    *_, closed = await converse(app, "/call", headers, can_deny=True)
+
+    assert ("websocket.close", 4500) == (closed["type"], closed["code"])
+    assert ["InteractionRequiredError"] == seen
 
 
 async def handshake(app: Any, path: str, headers: dict[str, str]) -> list[Any]:
@@ -762,6 +892,77 @@ async def test_the_schema_says_how_to_get_a_token(entra: FakeEntra) -> None:
     assert 200 == page.status_code
 
 
+@get("/guard", opt=PUBLIC, guards=[requires("write")], sync_to_thread=False)
+def guarded_page() -> str:
+    return "ok"
+
+
+@get("/name", opt=PUBLIC, sync_to_thread=False)
+def named_page(user: NamedDependency[User]) -> str:
+    return user.display_name
+
+
+@get("/open", sync_to_thread=False)
+def open_page() -> str:
+    return "ok"
+
+
+@get(["/one", "/other"], sync_to_thread=False)
+def page_of_two_paths() -> str:
+    return "ok"
+
+
+DOCUMENTED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "as it is": ({}, {"/health": [{}], "/guard": "all", "/name": "all"}),
+    "public paths": (
+        {"public_paths": ["/open", "/one"]},
+        {"/health": [{}], "/guard": "all", "/name": "all", "/open": [{}]},
+    ),
+    "optional": (
+        {"optional": True},
+        {"/health": [{}], "/guard": "all", "/name": "all", "/me": "all"},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "required"),
+    [
+        ("as it is", None),
+        ("as it is", ["read", "write"]),
+        *((what, any_of("read", "write")) for what in DOCUMENTED),
+    ],
+)
+def test_the_schema_says_who_needs_a_token(entra: FakeEntra, what: str, required: Any) -> None:
+    """It lists alternatives, no token where none is needed, and one where a guard wants it."""
+    options, expected = DOCUMENTED[what]
+    obo = on_behalf_of(entra, required_scopes=required)
+    handlers = [me, health, guarded_page, named_page, open_page, page_of_two_paths]
+    document = create_app(obo, handlers, plugin=options).openapi_schema.to_schema()
+
+    base = f"api://{obo.registration.client_id}"
+    read, write = f"{base}/read", f"{base}/write"
+    every: list[Any] = [{"entra": [read]}, {"entra": [write]}]
+    if required is None or isinstance(required, list):
+        every = [{"entra": [f"{base}/.default"] if required is None else [read, write]}]
+    operations = {path: item["get"].get("security") for path, item in document["paths"].items()}
+    found = {path: security for path, security in operations.items() if security is not None}
+    assert {path: every if said == "all" else said for path, said in expected.items()} == found
+    assert [*every, *([{}] if what == "optional" else [])] == document["security"]
+
+
+async def test_the_schema_is_true(entra: FakeEntra) -> None:
+    """Without a token, what the document says to need one is a 401, and the rest is not."""
+    handlers = [me, health, guarded_page, named_page, open_page]
+    for options, _ in DOCUMENTED.values():
+        obo = on_behalf_of(entra)
+        async with running(obo, *handlers, plugin=options) as client:
+            document = (await client.get("/schema/openapi.json")).json()
+            for path, item in document["paths"].items():
+                security = item["get"].get("security", document["security"])
+                assert (401 if {} not in security else 200) == (await client.get(path)).status_code
+
+
 async def test_the_users_own_schema_stays(obo: OnBehalfOf) -> None:
     """Our scheme comes to the components and the security of the app's own configuration."""
     key = SecurityScheme(type="apiKey", name="key", security_scheme_in="header")
@@ -804,6 +1005,16 @@ async def test_a_handler_beside_the_schema_is_not_public(obo: OnBehalfOf) -> Non
         response = await client.get("/schema/private/page")
 
     assert 401 == response.status_code
+
+
+def test_a_description_that_nobody_finds_is_told(obo: OnBehalfOf) -> None:
+    """A path for the whole app would move the description: the start says what to change."""
+    resource = ProtectedResource(resource="https://api.example.com/api")
+    plugin = {"resource": resource}
+    with pytest.raises(ConfigurationError, match="give the path to a Router"):
+        create_app(obo, [me], path="/api", plugin=plugin)
+    create_app(obo, [Router("/api", route_handlers=[me])], path="/", plugin=plugin)
+    create_app(obo, [me], path="/api")
 
 
 async def test_the_api_describes_itself(entra: FakeEntra) -> None:

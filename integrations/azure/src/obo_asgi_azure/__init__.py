@@ -81,7 +81,7 @@ class UserCredential:
 
 
 def credential_from(
-    source: HasScope | dict[str, Any] | Downstream, api: str | None = None
+    source: HasScope | Mapping[str, Any] | Downstream, api: str | None = None
 ) -> UserCredential:
     """Return the credential with which an Azure SDK or msgraph-sdk acts as the user.
 
@@ -97,7 +97,7 @@ def credential_from(
     """
     if isinstance(source, Downstream):
         return UserCredential(source, api)
-    scope = source if isinstance(source, dict) else source.scope
+    scope: Any = getattr(source, "scope", source)  # a request of Starlette is a mapping too
     return UserCredential(obo_asgi.downstream_from(scope), api)
 
 

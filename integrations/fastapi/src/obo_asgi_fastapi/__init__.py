@@ -3,15 +3,15 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, cast
 
-from fastapi import Depends, FastAPI, Response, Security, WebSocket, WebSocketException, params
+from fastapi import Depends, FastAPI, Security, params
 from fastapi.requests import HTTPConnection
-from fastapi.security import OAuth2
+from fastapi.security import OAuth2, SecurityScopes
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from obo_asgi import (
     AccessRule,
-    AuthenticationRequiredError,
     Downstream,
-    InsufficientScopeError,
     OnBehalfOf,
     OnBehalfOfMiddleware,
     OpenAPISecurity,
@@ -19,9 +19,8 @@ from obo_asgi import (
     Requirement,
     User,
     any_of,
-    downstream_from,
-    error_response,
 )
+from obo_asgi import downstream_from as _downstream_from
 
 __all__ = [
     "AccessRule",
@@ -30,6 +29,7 @@ __all__ = [
     "any_of",
     "current_downstream",
     "current_user",
+    "downstream_from",
     "protect",
     "requires",
 ]
@@ -51,6 +51,7 @@ def protect(
     *,
     swagger_client_id: str | None = None,
     public_paths: Iterable[str] = (),
+    is_public: Callable[[Scope], bool] | None = None,
     optional: bool = False,
     resource: ProtectedResource | None = None,
     **options: Any,
@@ -62,11 +63,13 @@ def protect(
     that is mounted in another answers errors of its own endpoints: protect it too.
 
     Args:
-        app: the app; its docs pages and its OpenAPI document become public.
+        app: the app; the docs pages and the OpenAPI document that FastAPI makes become public.
         obo: who verifies and acquires.
         swagger_client_id: the client id of a single-page app with which Swagger UI signs users in
             (PKCE); its redirect URI is the app's ``/docs/oauth2-redirect``.
         public_paths: further paths that need no token, exact, below ``root_path``.
+        is_public: tells by the ASGI scope of further requests that need no token; the OpenAPI
+            document cannot know of these.
         optional: let requests without a token in, as anonymous.
         resource: how the API describes itself (RFC 9728); it says what full scope names start with.
         options: the other options of `OnBehalfOfMiddleware`.
@@ -74,22 +77,21 @@ def protect(
     Raises:
         ConfigurationError: an argument is wrong.
     """
-    docs = (app.docs_url, app.redoc_url, app.openapi_url, app.swagger_ui_oauth2_redirect_url)
-    options |= {"optional": optional, "resource": resource}
-    public_paths = public_paths if isinstance(public_paths, str) else list(public_paths)
-    OnBehalfOfMiddleware(app, obo, public_paths=public_paths, **options)  # a mistake is told now
-    public = {*public_paths, *(path for path in docs if path is not None)}
-    app.add_middleware(OnBehalfOfMiddleware, obo=obo, public_paths=public, **options)
+    routes = (each for each in app.routes if isinstance(each, Route))
+    pages = [each for each in routes if each.endpoint.__module__ == FastAPI.__module__]
+    endings = tuple(page.path for page in pages)
 
-    async def refuse(websocket: WebSocket, refused: _RefusedError) -> None:
-        answer = error_response(refused.error, resource=resource)
-        if answer and "websocket.http.response" in (websocket.scope.get("extensions") or {}):
-            denial = Response(answer.body, answer.status_code, dict(answer.headers))
-            await websocket.send_denial_response(denial)
-        else:
-            await websocket.close(refused.code)
+    def needs_no_token(scope: Scope) -> bool:
+        if scope["path"].endswith(endings):  # of a page, or of a route that is asked before it
+            asked = (each for each in app.routes if each.matches(dict(scope))[0] is Match.FULL)
+            if next(asked, None) in pages:
+                return True
+        return is_public is not None and is_public(scope)
 
-    app.add_exception_handler(_RefusedError, cast("Any", refuse))
+    public = public_paths if isinstance(public_paths, str) else list(public_paths)
+    options |= {"public_paths": public, "optional": optional, "resource": resource}
+    OnBehalfOfMiddleware(app, obo, **options)  # a mistake is told now
+    app.add_middleware(OnBehalfOfMiddleware, obo=obo, is_public=needs_no_token, **options)
 
     security = OpenAPISecurity(obo.registration, obo.required_scopes, resource)
     if swagger_client_id is not None:
@@ -114,7 +116,7 @@ def protect(
 
 def requires(
     *scopes: str | Requirement, roles: Sequence[str] | Requirement | None = None
-) -> params.Security:
+) -> params.Depends:
     """Return a dependency that lets only callers in who hold these scopes or roles.
 
     ``dependencies=[requires("read")]`` for an app, a router or an endpoint; as the `Annotated` of a
@@ -129,41 +131,48 @@ def requires(
         ConfigurationError: nothing is demanded, or a name is none.
     """
     rule = AccessRule(*scopes, roles=roles)
+    demands = OpenAPISecurity.demands(rule.scopes)
 
-    async def check(connection: HTTPConnection, _: Annotated[None, Depends(_scheme)]) -> User:
-        _in(connection, rule.check)
-        return cast("User", connection.scope["user"])
+    async def check(
+        user: Annotated[User, Depends(current_user)],
+        _: Annotated[None, Security(_scheme, scopes=demands)],
+    ) -> User:
+        rule.check({"user": user})
+        return user
 
-    security: params.Security = Security(check, scopes=OpenAPISecurity.demands(rule.scopes))
-    return security
-
-
-class _RefusedError(WebSocketException):
-    """Refuses a WebSocket: `protect` answers it, and without that FastAPI closes it."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(1008)
-        self.error = error
+    return cast("params.Depends", Depends(check))
 
 
-def _in(connection: HTTPConnection, check: Callable[[Any], object] = downstream_from) -> Any:
-    try:
-        return check(connection.scope)
-    except (AuthenticationRequiredError, InsufficientScopeError) as error:
-        if connection.scope["type"] == "websocket":
-            raise _RefusedError(error) from error
-        raise
+def downstream_from(connection: HTTPConnection) -> Downstream:
+    """Return the `Downstream` of a request or WebSocket, where dependencies do not reach.
+
+    Raises:
+        AuthenticationRequiredError: the caller is anonymous (a public path, optional
+            authentication).
+        ConfigurationError: no `OnBehalfOfMiddleware` is around this app.
+    """
+    return _downstream_from(connection.scope)
 
 
-async def current_downstream(connection: HTTPConnection) -> Downstream:
-    """Return the `Downstream` of a request or WebSocket; what a test overrides."""
-    return cast("Downstream", _in(connection))
+async def current_downstream(
+    connection: HTTPConnection, asked: SecurityScopes, _: Annotated[None, Depends(_scheme)]
+) -> Downstream:
+    """Return the `Downstream` of a request or WebSocket; what a test overrides.
+
+    The scopes of a `Security` around it, or around what depends on it, are demanded of the caller.
+    """
+    downstream = downstream_from(connection)
+    if asked.scopes:
+        AccessRule(*asked.scopes).check(connection.scope)
+    return downstream
 
 
-async def current_user(connection: HTTPConnection) -> User:
-    """Return who calls; what a test overrides."""
-    _in(connection)
-    return cast("User", connection.scope["user"])
+async def current_user(downstream: Annotated[Downstream, Depends(current_downstream)]) -> User:
+    """Return who calls; what a test overrides, where there is no `Downstream`.
+
+    The scopes of a `Security` around it, or around what depends on it, are demanded of the caller.
+    """
+    return downstream.user
 
 
 CurrentDownstream = Annotated[Downstream, Depends(current_downstream)]

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
+from starlette.exceptions import WebSocketException
 from starlette.requests import HTTPConnection
-from starlette.responses import Response
 from starlette.types import Scope
 from starlette.websockets import WebSocket, WebSocketState
 
@@ -27,7 +27,6 @@ from obo_asgi import (
     OnBehalfOfMiddleware,
     Requirement,
     any_of,
-    error_response,
 )
 from obo_asgi import downstream_from as _downstream_from
 
@@ -57,8 +56,8 @@ def requires(
 
     It decorates functions, sync or async, and methods of endpoint classes; one argument must be the
     request or the WebSocket. The middleware answers who may not: 401 or 403, with a challenge. A
-    WebSocket is refused before it is accepted: with that answer where the server can deny one, else
-    by a close with code 1008, after which a method such as ``on_connect`` has simply returned.
+    WebSocket that is not accepted yet is refused with that answer where the server can send one; an
+    accepted one, and any where it cannot, is closed with code 1008.
 
     Args:
         scopes: bare names as they stand in the token, all of them; or one `any_of`.
@@ -73,18 +72,12 @@ def requires(
     def decorate(endpoint: Callable[P, R]) -> Callable[P, R]:
         @wraps(endpoint)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            rule.check(_connection(args, kwargs).scope)
+            _check(rule, _connection(args, kwargs))
             return endpoint(*args, **kwargs)
 
         @wraps(endpoint)
         async def call_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-            connection = _connection(args, kwargs)
-            try:
-                rule.check(connection.scope)
-            except (AuthenticationRequiredError, InsufficientScopeError) as error:
-                if not isinstance(connection, WebSocket):
-                    raise
-                return await _refuse(connection, error)
+            _check(rule, _connection(args, kwargs))
             return await cast("Callable[P, Any]", endpoint)(*args, **kwargs)
 
         return cast("Callable[P, R]", call_async) if _is_async(endpoint) else call
@@ -105,13 +98,17 @@ def _connection(args: tuple[Any, ...], kwargs: dict[str, Any]) -> HTTPConnection
     raise ConfigurationError("@requires needs an endpoint that takes a request or a WebSocket")
 
 
-async def _refuse(websocket: WebSocket, error: Exception) -> None:
-    if websocket.client_state is WebSocketState.CONNECTING:
-        await websocket.receive()  # the connect message; a refusal is the reply to it
-    answer = error_response(error)
-    deniable = "websocket.http.response" in (websocket.scope.get("extensions") or {})
-    if deniable and answer and websocket.application_state is WebSocketState.CONNECTING:
-        headers = dict(answer.headers)
-        await websocket.send_denial_response(Response(answer.body, answer.status_code, headers))
-    else:
-        await websocket.close(1008)
+def _check(rule: AccessRule, connection: HTTPConnection) -> None:
+    try:
+        rule.check(connection.scope)
+    except (AuthenticationRequiredError, InsufficientScopeError) as error:
+        if _is_accepted(connection):
+            raise WebSocketException(1008) from error
+        raise
+
+
+def _is_accepted(connection: HTTPConnection) -> bool:
+    return (
+        isinstance(connection, WebSocket)
+        and connection.application_state is not WebSocketState.CONNECTING
+    )
