@@ -14,7 +14,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
 
-from tests.site import ROOT, build_site
+from tests.site import ROOT, built_site
 
 pytestmark = pytest.mark.timeout(180)  # the build alone takes ten seconds of an idle core
 
@@ -72,8 +72,7 @@ class Site(NamedTuple):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    directory = tmp_path_factory.mktemp("site")
-    said = build_site(directory)
+    directory, said = built_site(tmp_path_factory)
     pages = {
         file.relative_to(directory).as_posix(): Html(file.read_text(encoding="utf-8"))
         for file in directory.rglob("*.html")

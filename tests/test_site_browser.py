@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.browser import Browser, Page, open_browser
-from tests.site import ROOT, build_site
+from tests.site import ROOT, built_site
 
 pytestmark = pytest.mark.timeout(180)  # the build alone takes ten seconds of an idle core
 
@@ -40,9 +40,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def site(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("site")
-    build_site(directory)
-    return directory
+    return built_site(tmp_path_factory)[0]
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +81,7 @@ def test_the_search_finds_a_public_name(url: str, page: Page) -> None:
     """The search runs in the browser, by the site's own index."""
     requests = page.record_requests()
     page.open(url)
+    page.wait_for("document.readyState === 'complete'")
     page.click(".md-search__input")
     page.evaluate(
         """(() => {
@@ -130,6 +129,7 @@ def test_phone_width(url: str, page: Page) -> None:
 def test_a_tab_shows_its_framework(url: str, page: Page) -> None:
     """The home page has the same in the words of each framework, one at a time."""
     page.open(url)
+    page.wait_for("document.readyState === 'complete'")
     assert "OnBehalfOfMiddleware(web_api, obo)" in page.see(".tabbed-block:nth-child(1)")
     assert ["Any ASGI app", "Starlette", "FastAPI", "Litestar"] == page.evaluate(
         "[...document.querySelectorAll('.tabbed-labels label')].map(label => label.innerText)"
