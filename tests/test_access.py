@@ -143,7 +143,7 @@ WRONG: list[Any] = [
     ),
     pytest.param(lambda: AccessRule(Requirement(("a b",))), "bare names", id="Requirement, spaces"),
     pytest.param(
-        lambda: AccessRule(Requirement("read")),  # type: ignore[arg-type]
+        lambda: AccessRule(Requirement("read")),  # type: ignore[arg-type]  # a string is no tuple
         r"\['read'\]",
         id="Requirement of a string",
     ),
