@@ -19,6 +19,8 @@ from obo_asgi.testing import FakeEntra, serve
 pytestmark = pytest.mark.anyio
 
 SOON = 0.15
+LATER = 0.5
+"""Seconds in which an app certainly starts and ends."""
 REASON = "the access token has expired"
 CLOSE = {"type": "websocket.close", "code": 1008, "reason": REASON}
 DISCONNECT = {"type": "websocket.disconnect", "code": 1008, "reason": REASON}
@@ -208,10 +210,10 @@ async def test_an_app_that_ends_first_leaves_no_timer(tasks: Callable[[], int]) 
         await receive()
         await send({"type": "websocket.close", "code": 1000})
 
-    connection = Connection(token())
+    connection = Connection(token(LATER))
     await connection.run(brief)
     left = tasks()
-    await asyncio.sleep(SOON + 0.05)
+    await asyncio.sleep(LATER + 0.05)
 
     assert (0, [{"type": "websocket.close", "code": 1000}]) == (left, connection.sent)
 
@@ -223,7 +225,7 @@ async def test_an_app_that_fails_first_fails_as_ever(tasks: Callable[[], int]) -
         raise LookupError("mine")
 
     with pytest.raises(LookupError, match="mine"):
-        await Connection(token()).run(failing)
+        await Connection(token(LATER)).run(failing)
     assert 0 == tasks()
 
 
@@ -234,10 +236,10 @@ async def test_an_app_that_refuses_first_is_answered(tasks: Callable[[], int]) -
         await receive()
         AccessRule("admin").check(scope)
 
-    connection = Connection(token())
+    connection = Connection(token(LATER))
     await connection.run(refusing)
     left = tasks()
-    await asyncio.sleep(SOON + 0.05)
+    await asyncio.sleep(LATER + 0.05)
 
     assert (0, [{"type": "websocket.close", "code": 1008}]) == (left, connection.sent)
 
