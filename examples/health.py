@@ -16,7 +16,7 @@ PUBLIC = ["/livez", "/readyz"]  # for probes inside the cluster; /stats wants a 
 
 def create_app(obo: OnBehalfOf) -> Starlette:
     @asynccontextmanager
-    async def lifespan(app: Starlette):  # type: ignore[no-untyped-def]
+    async def lifespan(app: Starlette):  # type: ignore[no-untyped-def]  # short, as an example
         await obo.warm_up()  # a wrong tenant or path fails the start, not a user
         yield
 

@@ -910,7 +910,9 @@ async def test_a_cancelled_worker_loses_nothing(
         key = await start(one, entra, idle_timeout=idle)
         await call(other, key)
         entra.latency = 0.01
-        for number in range(60):
+        number = 0
+        while number < 60 or entra.counts["refresh_token"] <= 5:
+            number += 1
             task = asyncio.create_task(call((one, other)[number % 2], key, OTHERS[number % 4]))
             await asyncio.sleep(moments.uniform(0, 0.03))
             task.cancel()
@@ -922,7 +924,7 @@ async def test_a_cancelled_worker_loses_nothing(
         assert sum(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes) > 20
         await unlocked(redis)
         assert await call(other, key)
-    assert entra.counts["refresh_token"] > 2
+    assert entra.counts["refresh_token"] > 5
     async with process(entra, redis_server, clock=clock) as late:
         assert await call(late, key)
 

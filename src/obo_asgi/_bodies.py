@@ -61,9 +61,9 @@ def decode_body(body: bytes, content_type: str, into: type[T]) -> T:
         TypeError: JSON cannot be read into the type.
     """
     if into is bytes:
-        return body  # type: ignore[return-value]
+        return body  # type: ignore[return-value]  # T is bytes
     if into is str:
-        return _text(body, content_type)  # type: ignore[return-value]
+        return _text(body, content_type)  # type: ignore[return-value]  # T is str
     try:
         return decode_json(_utf8(body, content_type) or b"null", into)
     except ValueError as error:
@@ -146,6 +146,7 @@ def _read_model(into: Any, body: bytes) -> Any:
     try:
         return into.model_validate_json(body)
     except ValueError as error:
+        # Pydantic's ValidationError, which is not imported here.
         problems = error.errors(include_input=False, include_url=False)  # type: ignore[attr-defined]
     fields = {field.alias or name for name, field in into.model_fields.items()}
     raise _Misfit("; ".join(_place(problem, fields) for problem in problems))

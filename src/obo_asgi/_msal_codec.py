@@ -129,7 +129,7 @@ def _keeping_nothing() -> dict[str, Any]:
     """Return the arguments that keep MSAL's clients from doing I/O and from keeping anything."""
     from msal import TokenCache
 
-    class NoTokenCache(TokenCache):  # type: ignore[misc]
+    class NoTokenCache(TokenCache):  # type: ignore[misc]  # MSAL has no type hints
         """Keeps nothing; tokens are ours to keep."""
 
         def add(self, event: object, now: object = None) -> None:
